@@ -1,0 +1,63 @@
+"""Neural tangent kernels in JAX: the library of the NTK book.
+
+One module per idea: `activations`, `layers`, `linearize`, `bounds`, `kernels`, `data`. The
+names used most are here; `ntkbook.plots` and `ntkbook.page` draw, and need matplotlib.
+"""
+
+from ntkbook.activations import (
+    ActivationFunction,
+    absolute,
+    erf,
+    gelu,
+    identity,
+    leaky_relu,
+    quadratic,
+    relu,
+    sine,
+    softplus,
+    tanh,
+)
+from ntkbook.kernels import Kernel, empirical_ntk, nngp, ntk
+from ntkbook.layers import (
+    Activation,
+    Dense,
+    Frozen,
+    Layer,
+    Readout,
+    Residual,
+    Scalar,
+    Sequential,
+    mlp,
+    two_layer,
+)
+from ntkbook.linearize import linearize, tangent_features
+
+__all__ = [
+    "Activation",
+    "ActivationFunction",
+    "Dense",
+    "Frozen",
+    "Kernel",
+    "Layer",
+    "Readout",
+    "Residual",
+    "Scalar",
+    "Sequential",
+    "absolute",
+    "empirical_ntk",
+    "erf",
+    "gelu",
+    "identity",
+    "leaky_relu",
+    "linearize",
+    "mlp",
+    "nngp",
+    "ntk",
+    "quadratic",
+    "relu",
+    "sine",
+    "softplus",
+    "tangent_features",
+    "tanh",
+    "two_layer",
+]

@@ -1,0 +1,27 @@
+"""Layers: one frozen description holds the finite network and its infinite-width limit.
+
+A layer has no parameters of its own. ``init`` draws them, ``apply`` uses them, ``kernel`` says
+what remains of both when every hidden width tends to infinity. All random parameters are
+standard normal and every scale stands in the forward pass: the NTK parametrisation.
+"""
+
+from ntkbook.layers.combinators import Frozen, Residual, Sequential
+from ntkbook.layers.dense import Activation, Dense, Readout, Scalar
+from ntkbook.layers.networks import mlp, two_layer
+from ntkbook.layers.protocol import Layer, Pair, Params, Shape
+
+__all__ = [
+    "Activation",
+    "Dense",
+    "Frozen",
+    "Layer",
+    "Pair",
+    "Params",
+    "Readout",
+    "Residual",
+    "Scalar",
+    "Sequential",
+    "Shape",
+    "mlp",
+    "two_layer",
+]

@@ -1,0 +1,149 @@
+"""Networks out of layers: in sequence, around a skip connection, untrained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ntkbook.activations import ActivationFunction
+from ntkbook.layers.dense import Dense
+from ntkbook.layers.protocol import Layer, Pair, Params, Shape
+
+
+@dataclass(frozen=True, init=False)
+class Sequential:
+    """x -> l_n( ... l_2(l_1(x))); parameters are the tuple of the layers' parameters.
+
+    Example:
+        >>> net = Sequential(Dense(4), Frozen(Dense(2)))
+        >>> params, out_shape = net.init(jax.random.key(0), (3,))
+        >>> out_shape, net.apply(params, jnp.ones((5, 3))).shape
+        ((2,), (5, 2))
+
+    Raises:
+        ValueError: if there is no layer, or ``apply`` gets parameters of another network.
+    """
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, *layers: Layer) -> None:
+        if not layers:
+            raise ValueError("Sequential needs at least one layer")
+        for layer in layers:
+            if not isinstance(layer, Layer):
+                raise TypeError(
+                    f"Sequential takes layers, with init, apply and kernel; got {layer!r}"
+                    + (": wrap it in Activation" if isinstance(layer, ActivationFunction) else "")
+                )
+        object.__setattr__(self, "layers", layers)
+
+    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
+        params, shape = [], in_shape
+        for layer, layer_key in zip(
+            self.layers, jax.random.split(key, len(self.layers)), strict=True
+        ):
+            layer_params, shape = layer.init(layer_key, shape)
+            params.append(layer_params)
+        return tuple(params), shape
+
+    def apply(self, params: Params, x: Float[Array, "*batch d"]) -> Float[Array, "..."]:
+        if not isinstance(params, Sequence) or len(params) != len(self.layers):
+            raise ValueError(
+                f"expected a tuple of parameters for {len(self.layers)} layers, "
+                f"got {type(params).__name__}"
+                + (f" of length {len(params)}" if isinstance(params, Sequence) else "")
+                + ": call init first, and apply(params, x) in this order"
+            )
+        for layer, layer_params in zip(self.layers, params, strict=True):
+            x = layer.apply(layer_params, x)
+        return x
+
+    def kernel(self, pair: Pair) -> Pair:
+        for layer in self.layers:
+            if pair.no_covariance:
+                raise ValueError(f"{layer} has no infinite-width limit: {pair.no_covariance}")
+            pair = layer.kernel(pair)
+        return pair
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The same layer with parameters that no gradient reaches: random, but not trained.
+
+    Example:
+        >>> Frozen(Dense(3)).init(jax.random.key(0), (2,))[1]
+        (3,)
+    """
+
+    layer: Layer
+
+    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
+        return self.layer.init(key, in_shape)
+
+    def apply(self, params: Params, x: Float[Array, "*batch d"]) -> Float[Array, "..."]:
+        return self.layer.apply(jax.lax.stop_gradient(params), x)
+
+    def kernel(self, pair: Pair) -> Pair:
+        # A layer's theta is affine in the theta below it; its own parameters are the constant.
+        out = self.layer.kernel(pair)
+        own = self.layer.kernel(replace(pair, theta=jnp.zeros_like(pair.theta)))
+        return replace(out, theta=out.theta - own.theta)
+
+
+def _centred(layer: Layer) -> bool:
+    """Whether fresh weights at the end make the output uncorrelated with the input."""
+    match layer:
+        case Dense():
+            return True
+        case Sequential(layers=layers):
+            return _centred(layers[-1])
+        case Frozen(layer=inner):
+            return _centred(inner)
+        case _:
+            return False
+
+
+@dataclass(frozen=True)
+class Residual:
+    """x -> x + layer(x): a skip connection.
+
+    The limit exists when the branch ends in a Dense layer, whose fresh weights make the two
+    summands uncorrelated, and the skip starts behind a wide layer.
+
+    Raises:
+        ValueError: if the branch changes the shape, or (in ``kernel``) there is no limit.
+    """
+
+    layer: Layer
+
+    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
+        params, out_shape = self.layer.init(key, in_shape)
+        if out_shape != in_shape:
+            raise ValueError(
+                f"the branch of a Residual must keep the shape {in_shape}, it gives {out_shape}"
+            )
+        return params, out_shape
+
+    def apply(self, params: Params, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        return x + self.layer.apply(params, x)
+
+    def kernel(self, pair: Pair) -> Pair:
+        if not _centred(self.layer):
+            raise ValueError(
+                f"the branch of {self} must end in a Dense layer: otherwise branch and skip are "
+                "correlated, and the covariances alone do not determine the limit"
+            )
+        if pair.fan_in is not None:
+            raise ValueError(
+                "a Residual around raw inputs keeps their finite number of features and has no "
+                "infinite-width limit: put a Dense layer before it"
+            )
+        branch = self.layer.kernel(pair)
+        return Pair(
+            k11=pair.k11 + branch.k11,
+            k12=pair.k12 + branch.k12,
+            k22=pair.k22 + branch.k22,
+            theta=pair.theta + branch.theta,
+        )

@@ -1,0 +1,187 @@
+"""Dense layers, activations and the lecture's fixed readout."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ntkbook.activations import ActivationFunction
+from ntkbook.layers.protocol import (
+    Pair,
+    Params,
+    Shape,
+    require_features,
+    require_scale,
+    require_width,
+)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """x -> w_std / sqrt(fan_in) * x W + b_std * b, with W and b standard normal.
+
+    Attributes:
+        width: number of output features.
+        w_std: standard deviation of the effective weights, times sqrt(fan_in).
+        b_std: standard deviation of the effective biases. At 0 there is no bias parameter.
+        fan_in_scaling: False leaves 1 / sqrt(fan_in) out, as the lecture does in its first layer.
+
+    Parameters are {"W": (fan_in, width)}, one column per neuron, and "b": (width,) if b_std > 0.
+
+    Raises:
+        ValueError: for a width below 1, or a scale that is negative or not finite.
+
+    Source: Jacot, Gabriel and Hongler (2018), section 3; chapter "Simple case".
+    """
+
+    width: int
+    w_std: float = 1.0
+    b_std: float = 0.0
+    fan_in_scaling: bool = True
+
+    def __post_init__(self) -> None:
+        require_width("width", self.width)
+        require_scale("w_std", self.w_std)
+        require_scale("b_std", self.b_std)
+
+    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
+        if not in_shape:
+            raise ValueError("Dense needs inputs with a feature axis: in_shape is empty")
+        require_width("the last axis of in_shape", in_shape[-1])
+        key_w, key_b = jax.random.split(key)
+        params = {"W": jax.random.normal(key_w, (in_shape[-1], self.width))}
+        if self.b_std > 0:
+            params["b"] = jax.random.normal(key_b, (self.width,))
+        return params, (*in_shape[:-1], self.width)
+
+    def apply(self, params: Params, x: Float[Array, "*batch d"]) -> Float[Array, "*batch width"]:
+        fan_in = params["W"].shape[0]
+        require_features(self, x, fan_in)
+        scale = self.w_std / np.sqrt(fan_in) if self.fan_in_scaling else self.w_std
+        z = scale * (x @ params["W"])
+        return z + self.b_std * params["b"] if self.b_std > 0 else z
+
+    def kernel(self, pair: Pair) -> Pair:
+        gain = self.w_std**2
+        if not self.fan_in_scaling:
+            if pair.fan_in is None:
+                raise ValueError(
+                    f"{self} has no infinite-width limit behind another wide layer: without "
+                    "1 / sqrt(fan_in) its output grows with the width below it"
+                )
+            gain *= pair.fan_in
+        z = pair.map_covariance(gain, self.b_std**2)
+        # The new weights contribute the covariance itself; the older ones pass through W.
+        return replace(z, theta=z.k12 + gain * pair.theta, fan_in=None)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """x -> sigma(x), entry by entry."""
+
+    function: ActivationFunction
+
+    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
+        return (), in_shape
+
+    def apply(self, params: Params, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.function(x)
+
+    def kernel(self, pair: Pair) -> Pair:
+        if pair.fan_in is not None:
+            raise ValueError(
+                f"{self} acts on raw inputs, which are not Gaussian: put a Dense layer before it"
+            )
+        kappa, kappa_dot = self.function.dual(pair.k11, pair.k12, pair.k22)
+        # On the diagonals k12 = k11, and only the covariance is needed.
+        kappa11, _ = self.function.dual(pair.k11, pair.k11, pair.k11)
+        kappa22, _ = self.function.dual(pair.k22, pair.k22, pair.k22)
+        return replace(pair, k11=kappa11, k12=kappa, k22=kappa22, theta=kappa_dot * pair.theta)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """z -> (1 / sqrt(N)) sum_j a_j z_j with fixed signs a: the lecture's last layer, untrained.
+
+    Attributes:
+        signs: "alternating" (+1, -1, +1, ...), "positive" (all +1) or the numbers a_1 ... a_N.
+
+    With independent neurons below it, "alternating" has the law of random balanced signs.
+
+    Raises:
+        ValueError: for unknown names, or numbers that are empty or not finite, or whose count is
+            not the number of features.
+
+    Source: lecture 14.1; chapter "Simple case".
+    """
+
+    signs: Literal["alternating", "positive"] | tuple[float, ...] = "alternating"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.signs, str):
+            if self.signs not in ("alternating", "positive"):
+                raise ValueError(
+                    "signs must be 'alternating', 'positive' or a tuple of numbers, "
+                    f"got {self.signs!r}"
+                )
+            return
+        if len(self.signs) == 0 or not np.all(np.isfinite(self.signs)):
+            raise ValueError(f"signs must be finite numbers, at least one, got {self.signs!r}")
+        object.__setattr__(self, "signs", tuple(float(a) for a in self.signs))
+
+    def values(self, width: int) -> Float[Array, " width"]:
+        """a_1 ... a_N for N = width."""
+        if self.signs == "positive":
+            return jnp.ones(width)
+        if self.signs == "alternating":
+            return jnp.where(jnp.arange(width) % 2 == 0, 1.0, -1.0)
+        return jnp.asarray(self.signs)
+
+    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
+        if not in_shape:
+            raise ValueError("Readout needs inputs with a feature axis: in_shape is empty")
+        if not isinstance(self.signs, str) and len(self.signs) != in_shape[-1]:
+            raise ValueError(
+                f"Readout has {len(self.signs)} signs for {in_shape[-1]} features (last axis)"
+            )
+        return (), in_shape[:-1]
+
+    def apply(self, params: Params, x: Float[Array, "*batch width"]) -> Float[Array, "*batch"]:
+        a = self.values(x.shape[-1]).astype(x.dtype)
+        require_features(self, x, a.shape[0])
+        return x @ a / np.sqrt(x.shape[-1])
+
+    def kernel(self, pair: Pair) -> Pair:
+        a = np.array([1.0] if isinstance(self.signs, str) else self.signs)
+        scale = float(np.mean(a**2))
+        balanced = self.signs == "alternating" or np.sum(a) == 0
+        reason = (
+            ""
+            if balanced
+            else (
+                f"the signs of {self} do not cancel, so the mean of its output grows like "
+                "sqrt(N) and its covariance has no limit (the tangent kernel has one)"
+            )
+        )
+        z = pair.map_covariance(scale)
+        return replace(z, theta=scale * pair.theta, fan_in=None, no_covariance=reason)
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """Drop a last axis of length 1, so that a network's value is a number."""
+
+    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
+        if not in_shape or in_shape[-1] != 1:
+            raise ValueError(f"Scalar needs a last axis of length 1, got in_shape {in_shape}")
+        return (), in_shape[:-1]
+
+    def apply(self, params: Params, x: Float[Array, "*batch 1"]) -> Float[Array, "*batch"]:
+        require_features(self, x, 1)
+        return x[..., 0]
+
+    def kernel(self, pair: Pair) -> Pair:
+        return pair

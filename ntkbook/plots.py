@@ -1,0 +1,147 @@
+"""The book's recurring pictures: arrays and Axes in, Axes out, in one style for two themes.
+
+Colours are named by their place in the cycle ("C0" ... "C5"), so that one drawing serves a light
+and a dark page. Needs matplotlib, which the extra ``plots`` installs.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from jaxtyping import Array, Float
+from matplotlib.axes import Axes
+
+Theme = Literal["light", "dark"]
+
+# Okabe and Ito's palette, safe for colour-blind readers, darkened or lightened until each colour
+# has a contrast of at least 3 : 1 with the page behind it.
+_CYCLES = {
+    "light": ["#0072b2", "#c44e00", "#00805d", "#a8478a", "#8a6d00", "#2b2b2b"],
+    "dark": ["#56b4e9", "#f0935a", "#35c9a0", "#e39ac6", "#e8c547", "#e6e6e6"],
+}
+_INK = {"light": "#2b2b2b", "dark": "#dcdcdc"}
+_FAINT = {"light": "#c9c9c9", "dark": "#4a4f57"}
+
+
+def style(theme: Theme) -> AbstractContextManager[None]:
+    """Context in which figures are drawn for a page of the given theme, background transparent.
+
+    Raises:
+        ValueError: for another theme.
+
+    Example:
+        >>> with style("dark"):
+        ...     mpl.rcParams["text.color"]
+        '#dcdcdc'
+    """
+    if theme not in _CYCLES:
+        raise ValueError(f"theme must be 'light' or 'dark', got {theme!r}")
+    ink, faint = _INK[theme], _FAINT[theme]
+    return mpl.rc_context(
+        {
+            "axes.prop_cycle": cycler(color=_CYCLES[theme]),
+            "axes.edgecolor": ink,
+            "axes.labelcolor": ink,
+            "axes.titlecolor": ink,
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "axes.labelsize": 10,
+            "axes.facecolor": "none",
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.grid": False,
+            "figure.facecolor": "none",
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "grid.color": faint,
+            "grid.linewidth": 0.6,
+            "image.cmap": "cividis",
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 4.5,
+            "mathtext.fontset": "stixsans",
+            "patch.edgecolor": ink,
+            "savefig.facecolor": "none",
+            # Text as paths and a fixed salt: the same picture on each machine, byte for byte.
+            "svg.fonttype": "path",
+            "svg.hashsalt": "ntkbook",
+            "text.color": ink,
+            "xtick.color": ink,
+            "ytick.color": ink,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+        }
+    )
+
+
+def _check_curves(x: Array, *curves: Array) -> None:
+    if x.ndim != 1 or x.shape[0] < 2:
+        raise ValueError(f"expected at least two abscissae, shape (n,), got shape {x.shape}")
+    for curve in curves:
+        if curve.shape != x.shape:
+            raise ValueError(f"expected ordinates of shape {x.shape}, got {curve.shape}")
+
+
+def function_and_tangent(
+    ax: Axes, t: Float[Array, " n"], h: Float[Array, " n"], h_lin: Float[Array, " n"]
+) -> Axes:
+    """A function and its tangent over one coordinate; the gap between them is shaded.
+
+    Source: chapter "Simple case".
+    """
+    _check_curves(t, h, h_lin)
+    ax.fill_between(t, h, h_lin, color="C1", alpha=0.18, linewidth=0, label="what is neglected")
+    ax.plot(t, h, color="C0", label=r"$h$")
+    ax.plot(t, h_lin, color="C1", linestyle="--", label=r"$h_{\tilde W}$")
+    return ax
+
+
+def broken_line(
+    ax: Axes,
+    t: Float[Array, " n"],
+    values: Float[Array, " n"],
+    breaks: Float[Array, " k"],
+    *,
+    color: str = "C1",
+    label: str = "",
+) -> Axes:
+    """A curve t -> values, cut at each of the ``breaks`` instead of bridged by a steep line.
+
+    Source: chapter "Simple case": the tangent of a ReLU network jumps on each neuron's line.
+    """
+    _check_curves(t, values)
+    pieces = np.searchsorted(np.sort(np.asarray(breaks)), np.asarray(t))
+    for piece in np.unique(pieces):
+        inside = pieces == piece
+        ax.plot(t[inside], values[inside], color=color, label=label if piece == pieces[0] else None)
+    return ax
+
+
+def rates(
+    ax: Axes,
+    widths: Float[Array, " n"],
+    errors: Float[Array, "n seeds"],
+    *,
+    color: str,
+    label: str,
+    marker: str = "o",
+) -> Axes:
+    """Errors against width on logarithmic axes: geometric mean over seeds, band of one deviation.
+
+    The line drawn through the points is the least-squares fit of log error on log width.
+    """
+    logs = jnp.log(errors)
+    mean, spread = jnp.mean(logs, axis=1), jnp.std(logs, axis=1)
+    slope, intercept = np.polyfit(np.log(widths), np.asarray(mean), 1)
+    ax.fill_between(
+        widths, jnp.exp(mean - spread), jnp.exp(mean + spread), color=color, alpha=0.2, linewidth=0
+    )
+    ax.plot(widths, np.exp(intercept) * np.asarray(widths) ** slope, color=color, linewidth=1)
+    ax.plot(widths, jnp.exp(mean), color=color, marker=marker, linestyle="none", label=label)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    return ax
