@@ -7,13 +7,16 @@ and a dark page. Needs matplotlib, which the extra ``plots`` installs.
 from contextlib import AbstractContextManager
 from typing import Literal
 
-import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
-from jaxtyping import Array, Float
+from jax import Array as JaxArray
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
+from ntkbook.rates import fitted_rate
+
+Array = JaxArray | np.ndarray
 Theme = Literal["light", "dark"]
 
 # Okabe and Ito's palette, safe for colour-blind readers, darkened or lightened until each colour
@@ -63,7 +66,7 @@ def style(theme: Theme) -> AbstractContextManager[None]:
             "legend.fontsize": 9,
             "lines.linewidth": 1.8,
             "lines.markersize": 4.5,
-            "mathtext.fontset": "stixsans",
+            "mathtext.fontset": "dejavusans",
             "patch.edgecolor": ink,
             "savefig.facecolor": "none",
             # Text as paths and a fixed salt: the same picture on each machine, byte for byte.
@@ -78,12 +81,15 @@ def style(theme: Theme) -> AbstractContextManager[None]:
     )
 
 
-def _check_curves(x: Array, *curves: Array) -> None:
+def _curves(x: Array, *curves: Array) -> list[np.ndarray]:
+    """Numpy copies, checked: slicing JAX arrays would compile a program for each length."""
+    x, *curves = (np.asarray(values) for values in (x, *curves))
     if x.ndim != 1 or x.shape[0] < 2:
         raise ValueError(f"expected at least two abscissae, shape (n,), got shape {x.shape}")
     for curve in curves:
         if curve.shape != x.shape:
             raise ValueError(f"expected ordinates of shape {x.shape}, got {curve.shape}")
+    return [x, *curves]
 
 
 def function_and_tangent(
@@ -93,7 +99,7 @@ def function_and_tangent(
 
     Source: chapter "Simple case".
     """
-    _check_curves(t, h, h_lin)
+    t, h, h_lin = _curves(t, h, h_lin)
     ax.fill_between(t, h, h_lin, color="C1", alpha=0.18, linewidth=0, label="what is neglected")
     ax.plot(t, h, color="C0", label=r"$h$")
     ax.plot(t, h_lin, color="C1", linestyle="--", label=r"$h_{\tilde W}$")
@@ -113,8 +119,8 @@ def broken_line(
 
     Source: chapter "Simple case": the tangent of a ReLU network jumps on each neuron's line.
     """
-    _check_curves(t, values)
-    pieces = np.searchsorted(np.sort(np.asarray(breaks)), np.asarray(t))
+    t, values = _curves(t, values)
+    pieces = np.searchsorted(np.sort(np.asarray(breaks)), t)
     for piece in np.unique(pieces):
         inside = pieces == piece
         ax.plot(t[inside], values[inside], color=color, label=label if piece == pieces[0] else None)
@@ -123,25 +129,39 @@ def broken_line(
 
 def rates(
     ax: Axes,
-    widths: Float[Array, " n"],
+    sizes: Float[Array, " n"],
     errors: Float[Array, "n seeds"],
     *,
     color: str,
     label: str,
     marker: str = "o",
 ) -> Axes:
-    """Errors against width on logarithmic axes: geometric mean over seeds, band of one deviation.
+    """Errors against size on logarithmic axes: geometric mean over seeds, band of one deviation.
 
-    The line drawn through the points is the least-squares fit of log error on log width.
+    The thin line is the power law that `ntkbook.rates.fitted_rate` finds; the legend names its
+    slope.
     """
-    logs = jnp.log(errors)
-    mean, spread = jnp.mean(logs, axis=1), jnp.std(logs, axis=1)
-    slope, intercept = np.polyfit(np.log(widths), np.asarray(mean), 1)
-    ax.fill_between(
-        widths, jnp.exp(mean - spread), jnp.exp(mean + spread), color=color, alpha=0.2, linewidth=0
+    rate = fitted_rate(sizes, errors)
+    sizes, logs = np.asarray(sizes), np.log(np.asarray(errors))
+    mean, spread = logs.mean(axis=1), logs.std(axis=1)
+    low, high = np.exp(mean - spread), np.exp(mean + spread)
+    ax.fill_between(sizes, low, high, color=color, alpha=0.2, linewidth=0)
+    ax.plot(sizes, rate.constant * sizes**rate.slope, color=color, linewidth=1)
+    label = f"{label}: slope {rate}"
+    ax.plot(sizes, np.exp(mean), color=color, marker=marker, linestyle="none", label=label)
+    ax.set(xscale="log", yscale="log")
+    return ax
+
+
+def spectrum(
+    ax: Axes, eigenvalues: Float[Array, " n"], *, color: str, label: str, marker: str = "o"
+) -> Axes:
+    """Eigenvalues in falling order on a logarithmic axis; those not above zero are left out."""
+    values = np.sort(np.asarray(eigenvalues))[::-1]
+    index = np.arange(1, len(values) + 1)
+    positive = values > 0
+    ax.plot(
+        index[positive], values[positive], color=color, marker=marker, linewidth=0.8, label=label
     )
-    ax.plot(widths, np.exp(intercept) * np.asarray(widths) ** slope, color=color, linewidth=1)
-    ax.plot(widths, jnp.exp(mean), color=color, marker=marker, linestyle="none", label=label)
-    ax.set_xscale("log")
     ax.set_yscale("log")
     return ax
