@@ -69,12 +69,15 @@ pages: book ## browser tests of the built pages
 
 .PHONY: notebooks
 notebooks: $(READY) ## execute the notebooks that changed and store their text outputs
-	@$(BIN)/python book/_ext/execution.py
+	@$(BIN)/python book/_ext/stored_outputs.py
 	@$(BIN)/python book/_ext/check_notebooks.py
 
 .PHONY: lock
 lock: $(READY) ## derive requirements.lock and environment.yml (FLAGS=--upgrade: newest versions)
 	@$(BIN)/python .ci/lock.py $(FLAGS)
+
+.PHONY: venv
+venv: $(READY) ## the environment alone
 
 .PHONY: clean
 clean: ## remove all that was built, except .venv

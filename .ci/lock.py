@@ -31,8 +31,7 @@ def supported_pythons(pyproject: dict) -> list[str]:
 
 def needed_by(annotation: str) -> set[str]:
     """The parents that the `# via` lines under a pin name."""
-    names = re.findall(r"^ +#(?: via)? +(\S+)", annotation, re.MULTILINE)
-    return set(names)
+    return set(re.findall(r"^ +# (?:via |  )(\S+)", annotation, re.MULTILINE))
 
 
 def pins(lock: str, python: str) -> dict[str, tuple[str, set[str]]]:
