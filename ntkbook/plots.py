@@ -83,13 +83,13 @@ def style(theme: Theme) -> AbstractContextManager[None]:
 
 def _curves(x: Array, *curves: Array) -> list[np.ndarray]:
     """Numpy copies, checked: slicing JAX arrays would compile a program for each length."""
-    x, *curves = (np.asarray(values) for values in (x, *curves))
-    if x.ndim != 1 or x.shape[0] < 2:
-        raise ValueError(f"expected at least two abscissae, shape (n,), got shape {x.shape}")
-    for curve in curves:
-        if curve.shape != x.shape:
-            raise ValueError(f"expected ordinates of shape {x.shape}, got {curve.shape}")
-    return [x, *curves]
+    arrays = [np.asarray(values) for values in (x, *curves)]
+    if arrays[0].ndim != 1 or len(arrays[0]) < 2:
+        raise ValueError(f"expected at least two abscissae, shape (n,), got {arrays[0].shape}")
+    for curve in arrays[1:]:
+        if curve.shape != arrays[0].shape:
+            raise ValueError(f"expected ordinates of shape {arrays[0].shape}, got {curve.shape}")
+    return arrays
 
 
 def function_and_tangent(
