@@ -81,7 +81,7 @@ venv: $(READY) ## the environment alone
 
 .PHONY: clean
 clean: ## remove all that was built, except .venv
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info
+	rm -rf _build build .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info
 	find book ntkbook tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml .ci/environment.py

@@ -257,7 +257,8 @@ def executed_notebook():
         ),
         new_markdown_cell("text"),
     ]
-    metadata = {"widgets": {}, "jupytext": {}, "language_info": {"name": "python", "version": "3.11"}}
+    language = {"name": "python", "version": "3.11"}
+    metadata = {"widgets": {}, "jupytext": {}, "language_info": language}
     return new_notebook(cells=cells, metadata=metadata)
 
 

@@ -11,6 +11,7 @@ import environment
 import launch_cell
 import lock
 import pytest
+import setuptools
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -239,6 +240,14 @@ def test_lecture_is_credited():
     (lecture,) = yaml.safe_load(text("CITATION.cff"))["references"]
     assert lecture["authors"][0]["family-names"] == "Sutherland"
     assert "CPSC 532D" in lecture["title"]
+
+
+def test_wheel_holds_every_module():
+    """Binder and a checkout import from the folder; Colab has the wheel alone."""
+    find = PYPROJECT["tool"]["setuptools"]["packages"]["find"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "ntkbook").rglob("*.py")}
+    packages = setuptools.find_packages(str(ROOT), **find)
+    assert {".".join(folder.parts) for folder in folders} == set(packages)
 
 
 # The launch cell
