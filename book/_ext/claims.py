@@ -15,6 +15,8 @@ import ast
 import functools
 import hashlib
 import html
+import itertools
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -255,7 +257,10 @@ def collect_statements(app: Sphinx, doctree: nodes.document) -> None:
 
 def link_to(check: Check, app: Sphinx, docname: str) -> nodes.Node:
     """The name of the test, linked to its entry on the ledger page."""
-    name = nodes.literal("", check.name)
+    # Long names may break after an underscore.
+    parts = [nodes.Text(part) for part in re.findall("[^_]+_*", check.name)]
+    breaks = [nodes.raw("", "<wbr>", format="html") for _ in parts]
+    name = nodes.literal("", "", *itertools.chain(*zip(parts, breaks, strict=True)))
     ledger = domain_of(app.env).ledger
     return make_refnode(app.builder, docname, ledger, check.anchor, name) if ledger else name
 
