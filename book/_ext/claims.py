@@ -336,6 +336,8 @@ def print_checks(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             line = nodes.paragraph("", "Checked by ", *separated(checks), classes=["ntk-checked"])
             node += line
     for node in list(doctree.findall(Ledger)):
+        # Titles bring mathematics to a page that Sphinx takes for one without.
+        app.env.get_domain("math").data["has_equations"][docname] = True
         parts = {"statements": statement_list, "tests": test_list}
         node.replace_self(list(parts[node["part"]](app, docname)))
 

@@ -15,17 +15,19 @@ from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
 # Backslash, star and bar mean something to reStructuredText; code in backticks keeps them.
+_PRIME = re.compile(r"(?<![\w'])(\w+)('+)(?!\w)")
 _CODE_OR_MARKUP = re.compile(r"(`+.+?`+)|([\\*|])")
 
 
 def escape_formulas(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Escape everything but code in backticks and examples."""
+    """Escape everything but code in backticks and examples, and set primes as primes."""
     example = False
     for number, line in enumerate(lines):
         example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
         if not example:
+            line = _PRIME.sub(lambda m: m[1] + "′" * len(m[2]), line)
             lines[number] = _CODE_OR_MARKUP.sub(lambda m: m[1] or "\\" + m[2], line)
     if what in ("attribute", "data") and lines:
         # Napoleon takes the words before a colon in the first line for a type. A line that holds
