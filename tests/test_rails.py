@@ -253,6 +253,13 @@ def test_wheel_holds_every_module():
 # The launch cell
 
 
+def test_colab_keeps_its_own_kernel():
+    """Another IPython under a running kernel would break it."""
+    brought = lock.closure(lock.requirements(PYPROJECT, "plots"), lock.pins(LOCK, PYTHONS[-1]))
+    assert {"jax", "matplotlib"} <= set(brought)
+    assert not {"ipykernel", "ipython", "jupyter-client", "tornado"} & set(brought)
+
+
 COLAB = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')\n"
 
 
@@ -286,6 +293,24 @@ def test_launch_cell_installs_in_colab_alone(tmp_path, start):
         *("--constraint", f"{raw}/{tag}/requirements.lock"),
         f"ntkbook[plots] @ git+{repository}@{tag}",
     ]
+
+
+# CONTRIBUTING.md
+
+
+def test_contributing_names_files_that_exist():
+    guide = text("CONTRIBUTING.md")
+    named = set(re.findall(r"[\w./-]+/[\w.-]+\.(?:py|yml|ipynb|md|bib)\b", guide))
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_contributing_mutates_a_line_that_exists():
+    before, after, path = re.search(
+        r"sed -i 's/(.+?)/(.+?)/' (\S+)", text("CONTRIBUTING.md")
+    ).groups()
+    assert text(path).count(before) == 1
+    assert after not in text(path)
 
 
 # Workflows and hooks

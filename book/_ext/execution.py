@@ -54,12 +54,19 @@ logger = logging.getLogger(__name__)
 class Measurement(NamedTuple):
     """What one execution of a notebook took."""
 
-    seconds: float
-    megabytes: float
+    seconds: float  # by the clock
+    core_seconds: float  # of its core: less, where other programs wanted that core too
+    megabytes: float  # at the peak
 
     def within_budget(self) -> bool:
-        """Whether a reader's Binder can run this notebook."""
-        return self.seconds <= SECONDS and self.megabytes <= MEGABYTES
+        """Whether a reader's Binder can run this notebook.
+
+        The clock does not decide, because it also counts what else the machine does.
+        """
+        return self.core_seconds <= SECONDS and self.megabytes <= MEGABYTES
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s, {self.core_seconds:.1f} s of a core, {self.megabytes:.0f} MB"
 
 
 class NotebookError(SphinxError):
@@ -146,13 +153,17 @@ def peak_megabytes(pid: int) -> float:
 def execute(notebook: NotebookNode, folder: Path) -> Measurement:
     """Run all cells in a fresh kernel that works in `folder`; outputs go into the notebook."""
     start = time.perf_counter()
-    seconds = megabytes = 0.0
+    took = Measurement(0.0, 0.0, 0.0)
 
     def measure(**_: Any) -> None:
-        nonlocal seconds, megabytes
-        seconds = time.perf_counter() - start
+        nonlocal took
         pid: int = client.km.provisioner.pid  # pyright: ignore
-        megabytes = max(megabytes, peak_megabytes(pid))
+        core = psutil.Process(pid).cpu_times()
+        took = Measurement(
+            round(time.perf_counter() - start, 1),
+            round(core.user + core.system, 1),
+            round(max(took.megabytes, peak_megabytes(pid))),
+        )
 
     client = NotebookClient(
         notebook,
@@ -167,7 +178,7 @@ def execute(notebook: NotebookNode, folder: Path) -> Measurement:
     )
     with one_core():
         client.execute()
-    return Measurement(round(seconds, 1), round(megabytes))
+    return took
 
 
 def measured(cache: JupyterCacheAbstract, notebook: NotebookNode) -> Measurement | None:
@@ -177,7 +188,9 @@ def measured(cache: JupyterCacheAbstract, notebook: NotebookNode) -> Measurement
     except KeyError:
         return None
     data: Any = record.data
-    return Measurement(data["execution_seconds"], data["megabytes"])
+    if not set(Measurement._fields) <= set(data):
+        return None  # executed by something that did not measure
+    return Measurement(*(data[field] for field in Measurement._fields))
 
 
 def run(
@@ -208,11 +221,12 @@ def run(
                 failures[name] = re.sub(r"\x1b\[[\d;]*m", "", str(error))
                 say(f"   {name} failed")
                 continue
-            data = {"execution_seconds": took.seconds, "megabytes": took.megabytes}
+            # MyST-NB looks for "execution_seconds".
+            data = took._asdict() | {"execution_seconds": took.seconds}
             bundle = CacheBundleIn(notebook, str(path), data=data)
             cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
             measurements[name] = took
-            say(f"   {name} took {took.seconds:.1f} s and {took.megabytes:.0f} MB")
+            say(f"   {name} took {took}")
     return measurements, failures
 
 
@@ -236,16 +250,16 @@ class Status(SphinxDirective):
         lines = [
             f"Python {facts['python']}, JAX {facts['jax']}, ntkbook {facts['ntkbook']}; one core.",
             "",
-            f"| Notebook | Seconds (at most {SECONDS:.0f}) "
+            f"| Notebook | Seconds by the clock | Seconds of the core (at most {SECONDS:.0f}) "
             f"| Peak memory in MB (at most {MEGABYTES:.0f}) | Within its budget |",
-            "|:--|--:|--:|:-:|",
+            "|:--|--:|--:|--:|:-:|",
         ]
         for name, values in facts["notebooks"].items():
             took = Measurement(*values)
             verdict = "yes" if took.within_budget() else "no"
             page = name.removesuffix(".ipynb")
-            row = [f"{{doc}}`/{page}`", f"{took.seconds:.1f}", f"{took.megabytes:.0f}", verdict]
-            lines.append(f"| {' | '.join(row)} |")
+            numbers = f"{took.seconds:.1f} | {took.core_seconds:.1f} | {took.megabytes:.0f}"
+            lines.append(f"| {{doc}}`/{page}` | {numbers} | {verdict} |")
         node = nodes.container()
         source, _ = self.get_source_info()
         self.state.nested_parse(StringList(lines, source), self.content_offset, node)
@@ -269,8 +283,7 @@ def execute_stale(app: Sphinx) -> None:
     for name, took in measurements.items():
         if not took.within_budget():
             logger.warning(
-                f"took {took.seconds:.1f} s and {took.megabytes:.0f} MB; "
-                f"its budget is {SECONDS:.0f} s and {MEGABYTES:.0f} MB",
+                f"took {took}; its budget is {SECONDS:.0f} s of a core and {MEGABYTES:.0f} MB",
                 location=name.removesuffix(".ipynb"),
                 type="ntkbook",
                 subtype="budget",
