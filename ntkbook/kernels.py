@@ -109,7 +109,7 @@ def ntk(net: Layer) -> InfiniteKernel:
 
 
 def nngp(net: Layer) -> InfiniteKernel:
-    """Sigma(x, x') = lim E[h(x; w) h(x'; w)]: covariance of the output at initialisation.
+    """Sigma(x, x') = lim Cov(h(x; w), h(x'; w)): covariance of the output at initialisation.
 
     Args:
         net: a network, as for `ntk`.

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ntkbook.activations import ActivationFunction
 from ntkbook.layers.dense import Dense
-from ntkbook.layers.protocol import Layer, Pair, Params, Shape
+from ntkbook.layers.protocol import Layer, Pair, Params, Shape, require_layer
 
 
 @dataclass(frozen=True, init=False)
@@ -24,6 +23,7 @@ class Sequential:
 
     Raises:
         ValueError: if there is no layer, or ``apply`` gets parameters of another network.
+        TypeError: for what is not a layer, such as an activation function outside `Activation`.
     """
 
     layers: tuple[Layer, ...]
@@ -32,12 +32,11 @@ class Sequential:
         if not layers:
             raise ValueError("Sequential needs at least one layer")
         for layer in layers:
-            if not isinstance(layer, Layer):
-                raise TypeError(
-                    f"Sequential takes layers, with init, apply and kernel; got {layer!r}"
-                    + (": wrap it in Activation" if isinstance(layer, ActivationFunction) else "")
-                )
+            require_layer("Sequential", layer)
         object.__setattr__(self, "layers", layers)
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(map(repr, self.layers))})"
 
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         params, shape = [], in_shape
@@ -79,6 +78,9 @@ class Frozen:
 
     layer: Layer
 
+    def __post_init__(self) -> None:
+        require_layer("Frozen", self.layer)
+
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         return self.layer.init(key, in_shape)
 
@@ -118,6 +120,9 @@ class Residual:
 
     layer: Layer
 
+    def __post_init__(self) -> None:
+        require_layer("Residual", self.layer)
+
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         params, out_shape = self.layer.init(key, in_shape)
         if out_shape != in_shape:
@@ -141,9 +146,5 @@ class Residual:
                 "infinite-width limit: put a Dense layer before it"
             )
         branch = self.layer.kernel(pair)
-        return Pair(
-            k11=pair.k11 + branch.k11,
-            k12=pair.k12 + branch.k12,
-            k22=pair.k22 + branch.k22,
-            theta=pair.theta + branch.theta,
-        )
+        k11, k12, k22 = (k + b for k, b in zip(pair.moments, branch.moments, strict=True))
+        return replace(pair, k11=k11, k12=k12, k22=k22, theta=pair.theta + branch.theta)

@@ -1,6 +1,6 @@
 """Dense layers, activations and the lecture's fixed readout."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -15,6 +15,7 @@ from ntkbook.layers.protocol import (
     Shape,
     require_features,
     require_scale,
+    require_shape,
     require_width,
 )
 
@@ -48,9 +49,7 @@ class Dense:
         require_scale("b_std", self.b_std)
 
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
-        if not in_shape:
-            raise ValueError("Dense needs inputs with a feature axis: in_shape is empty")
-        require_width("the last axis of in_shape", in_shape[-1])
+        require_shape(self, in_shape)
         key_w, key_b = jax.random.split(key)
         params = {"W": jax.random.normal(key_w, (in_shape[-1], self.width))}
         if self.b_std > 0:
@@ -58,11 +57,27 @@ class Dense:
         return params, (*in_shape[:-1], self.width)
 
     def apply(self, params: Params, x: Float[Array, "*batch d"]) -> Float[Array, "*batch width"]:
-        fan_in = params["W"].shape[0]
+        fan_in = self._fan_in(params)
         require_features(self, x, fan_in)
         scale = self.w_std / np.sqrt(fan_in) if self.fan_in_scaling else self.w_std
         z = scale * (x @ params["W"])
         return z + self.b_std * params["b"] if self.b_std > 0 else z
+
+    def _fan_in(self, params: Params) -> int:
+        names = {"W", "b"} if self.b_std > 0 else {"W"}
+        if not isinstance(params, dict) or params.keys() != names:
+            got = sorted(params) if isinstance(params, dict) else type(params).__name__
+            raise ValueError(
+                f"{self} expected parameters {sorted(names)}, got {got}"
+                ": call init first, and apply(params, x) in this order"
+            )
+        for name, value in params.items():
+            if jnp.shape(value)[-1:] != (self.width,):
+                raise ValueError(
+                    f"{self} expected {name!r} with last axis {self.width}, "
+                    f"got shape {jnp.shape(value)}: are these parameters of another network?"
+                )
+        return params["W"].shape[0]
 
     def kernel(self, pair: Pair) -> Pair:
         gain = self.w_std**2
@@ -73,16 +88,30 @@ class Dense:
                     "1 / sqrt(fan_in) its output grows with the width below it"
                 )
             gain *= pair.fan_in
-        z = pair.map_covariance(gain, self.b_std**2)
+        k11, k12, k22 = (gain * k + self.b_std**2 for k in pair.moments)
         # The new weights contribute the covariance itself; the older ones pass through W.
-        return replace(z, theta=z.k12 + gain * pair.theta, fan_in=None)
+        return Pair(k11, k12, k22, theta=k12 + gain * pair.theta, gaussian=True)
 
 
 @dataclass(frozen=True)
 class Activation:
-    """x -> sigma(x), entry by entry."""
+    """x -> sigma(x), entry by entry.
+
+    The limit exists where the inputs are Gaussian: behind a Dense layer.
+
+    Raises:
+        TypeError: for another function than an `ntkbook.ActivationFunction`.
+        ValueError: (in ``kernel``) on raw inputs and on the output of another activation.
+    """
 
     function: ActivationFunction
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.function, ActivationFunction):
+            raise TypeError(
+                "Activation takes an ActivationFunction, such as ntkbook.relu, "
+                f"got {self.function!r}"
+            )
 
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         return (), in_shape
@@ -91,15 +120,22 @@ class Activation:
         return self.function(x)
 
     def kernel(self, pair: Pair) -> Pair:
-        if pair.fan_in is not None:
+        if not pair.gaussian:
+            source = "raw inputs" if pair.fan_in is not None else "the output of an activation"
             raise ValueError(
-                f"{self} acts on raw inputs, which are not Gaussian: put a Dense layer before it"
+                f"{self} acts on {source}, which is not Gaussian: put a Dense layer before it"
             )
-        kappa, kappa_dot = self.function.dual(pair.k11, pair.k12, pair.k22)
-        # On the diagonals k12 = k11, and only the covariance is needed.
-        kappa11, _ = self.function.dual(pair.k11, pair.k11, pair.k11)
-        kappa22, _ = self.function.dual(pair.k22, pair.k22, pair.k22)
-        return replace(pair, k11=kappa11, k12=kappa, k22=kappa22, theta=kappa_dot * pair.theta)
+        k11, k12, k22 = pair.moments
+        dual = self.function.dual
+        kappa, kappa_dot = dual(k11, k12, k22)
+        # On the diagonals k12 = k11; with k12 = 0, kappa is the product of the means. XLA drops
+        # what is not needed of these.
+        (kappa11, _), (kappa22, _) = dual(k11, k11, k11), dual(k22, k22, k22)
+        m11, m12, m22 = (
+            dual(k, jnp.zeros_like(k12), k_other)[0]
+            for k, k_other in ((k11, k11), (k11, k22), (k22, k22))
+        )
+        return Pair(kappa11, kappa, kappa22, kappa_dot * pair.theta, m11, m12, m22)
 
 
 @dataclass(frozen=True)
@@ -128,9 +164,13 @@ class Readout:
                     f"got {self.signs!r}"
                 )
             return
-        if len(self.signs) == 0 or not np.all(np.isfinite(self.signs)):
+        try:
+            a = np.asarray(self.signs, dtype=float)
+        except (TypeError, ValueError):
+            a = np.empty(0)
+        if a.ndim != 1 or a.size == 0 or not np.all(np.isfinite(a)):
             raise ValueError(f"signs must be finite numbers, at least one, got {self.signs!r}")
-        object.__setattr__(self, "signs", tuple(float(a) for a in self.signs))
+        object.__setattr__(self, "signs", tuple(a.tolist()))
 
     def values(self, width: int) -> Float[Array, " width"]:
         """a_1 ... a_N for N = width."""
@@ -141,8 +181,7 @@ class Readout:
         return jnp.asarray(self.signs)
 
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
-        if not in_shape:
-            raise ValueError("Readout needs inputs with a feature axis: in_shape is empty")
+        require_shape(self, in_shape)
         if not isinstance(self.signs, str) and len(self.signs) != in_shape[-1]:
             raise ValueError(
                 f"Readout has {len(self.signs)} signs for {in_shape[-1]} features (last axis)"
@@ -155,19 +194,25 @@ class Readout:
         return x @ a / np.sqrt(x.shape[-1])
 
     def kernel(self, pair: Pair) -> Pair:
+        if pair.fan_in is not None:
+            raise ValueError(
+                f"{self} sums raw inputs, which are not random: put a Dense layer before it"
+            )
         a = np.array([1.0] if isinstance(self.signs, str) else self.signs)
         scale = float(np.mean(a**2))
-        balanced = self.signs == "alternating" or np.sum(a) == 0
+        # Up to rounding: 0.1 + 0.2 - 0.3 is not 0.
+        balanced = self.signs == "alternating" or abs(np.sum(a)) <= 1e-12 * np.sum(np.abs(a))
         reason = (
             ""
             if balanced
             else (
-                f"the signs of {self} do not cancel, so the mean of its output grows like "
-                "sqrt(N) and its covariance has no limit (the tangent kernel has one)"
+                f"the signs of {self} do not cancel, so that its mean grows like sqrt(N) where "
+                "the activation's mean is not 0 (the tangent kernel has a limit)"
             )
         )
-        z = pair.map_covariance(scale)
-        return replace(z, theta=scale * pair.theta, fan_in=None, no_covariance=reason)
+        # Signs are fixed, so the features' variance remains, not their second moment.
+        k11, k12, k22 = (scale * k for k in pair.covariances)
+        return Pair(k11, k12, k22, theta=scale * pair.theta, no_covariance=reason)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,10 @@ def two_layer(
 
     Source: lecture 14.1, first display; chapter "Simple case".
     """
-    if not isinstance(signs, str) and len(signs) != width:
-        raise ValueError(f"expected {width} signs, one per neuron, got {len(signs)}")
-    return Sequential(Dense(width, fan_in_scaling=False), Activation(activation), Readout(signs))
+    readout = Readout(signs)
+    if not isinstance(readout.signs, str) and len(readout.signs) != width:
+        raise ValueError(f"expected {width} signs, one per neuron, got {len(readout.signs)}")
+    return Sequential(Dense(width, fan_in_scaling=False), Activation(activation), readout)
 
 
 def mlp(
