@@ -101,8 +101,8 @@ def function_and_tangent(
     """
     t, h, h_lin = _curves(t, h, h_lin)
     ax.fill_between(t, h, h_lin, color="C1", alpha=0.18, linewidth=0, label="what is neglected")
-    ax.plot(t, h, color="C0", label=r"$h$")
-    ax.plot(t, h_lin, color="C1", linestyle="--", label=r"$h_{\tilde W}$")
+    ax.plot(t, h, color="C0", label="the network $h$")
+    ax.plot(t, h_lin, color="C1", linestyle="--", label=r"its tangent $h_{\tilde W}$")
     return ax
 
 
