@@ -16,6 +16,7 @@ from numbers import Real
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.special import roots_hermitenorm
 
@@ -48,8 +49,8 @@ class ActivationFunction:
     smoothness: float
     dual: Dual
 
-    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.function(t)
+    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+        return self.function(jnp.asarray(t))
 
     def __repr__(self) -> str:
         return self.name

@@ -3,24 +3,26 @@
 Each is a formula at one pair of inputs; the loop over pairs stands in one place.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
 
 import jax
 import jax.core
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ntkbook.layers import Layer, Pair
-from ntkbook.linearize import Model, Params, tangent_features
+from ntkbook.layers.protocol import require_layer
+from ntkbook.linearize import Model, Params, require_model, tangent_features
 
 
 class Kernel(Protocol):
     """A kernel on batches: k(x1, x2)[i, j] = k(x1[i], x2[j]); x2 defaults to x1."""
 
     def __call__(
-        self, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None = None
+        self, x1: Float[ArrayLike, "n1 d"], x2: Float[ArrayLike, "n2 d"] | None = None
     ) -> Float[Array, "n1 n2 ..."]: ...
 
 
@@ -58,8 +60,11 @@ class InfiniteKernel:
     net: Layer
     kind: Literal["ntk", "nngp"]
 
+    def __post_init__(self) -> None:
+        require_layer(self.kind, self.net)
+
     def __call__(
-        self, x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"] | None = None
+        self, x1: Float[ArrayLike, "n1 d"], x2: Float[ArrayLike, "n2 d"] | None = None
     ) -> Float[Array, "n1 n2"]:
         x1, x2 = _require_pair(x1, x2)
         if x1.ndim != 2:
@@ -95,6 +100,7 @@ def ntk(net: Layer) -> InfiniteKernel:
     Raises:
         ValueError: (when called) for inputs that are not finite float (n, d) arrays of equal d, and
             for a network without an infinite-width limit, saying why it has none.
+        TypeError: if net is not a layer.
 
     Example:
         >>> from ntkbook.layers import two_layer
@@ -135,16 +141,23 @@ class EmpiricalNTK:
     """The tangent kernel of a model at given parameters."""
 
     f: Model
-    params: Params
+    params: Params = field(repr=False)
+
+    def __post_init__(self) -> None:
+        require_model(self.f)
 
     def __call__(
-        self, x1: Float[Array, "n1 *d"], x2: Float[Array, "n2 *d"] | None = None
+        self, x1: Float[ArrayLike, "n1 *d"], x2: Float[ArrayLike, "n2 *d"] | None = None
     ) -> Float[Array, "n1 n2 *outputs"]:
         x1, checked = _require_pair(x1, x2)
         phi1 = _features(self.f, self.params, x1)
         phi2 = phi1 if x2 is None else _features(self.f, self.params, checked)
         if phi1.ndim == 2:
             return phi1 @ phi2.T
+        if phi1.ndim != 3:
+            raise ValueError(
+                f"f must have values (n,) or (n, outputs), got (n, *{phi1.shape[1:-1]})"
+            )
         return jnp.einsum("iap,jbp->ijab", phi1, phi2)
 
 
@@ -167,6 +180,7 @@ def empirical_ntk(f: Model, params: Params) -> EmpiricalNTK:
     Raises:
         ValueError: (when called) for inputs that are not finite float arrays, (n, d) or more axes,
             equal in all but the first.
+        TypeError: if f is not a function; ``net.apply`` is one, ``net`` is not.
 
     Example:
         >>> k = empirical_ntk(lambda w, x: x @ w, jnp.zeros(2))

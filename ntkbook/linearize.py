@@ -16,6 +16,16 @@ Params = Any
 Model = Callable[[Params, Array], Array]
 
 
+def require_model(f: object) -> None:
+    """Refuse a network in the place of its ``apply``.
+
+    Raises:
+        TypeError: unless f can be called.
+    """
+    if not callable(f):
+        raise TypeError(f"expected a function f(params, x), such as net.apply; got {f!r}")
+
+
 def require_same_tree(params: Params, params0: Params) -> None:
     """Refuse parameters of another structure or other shapes than ``params0``.
 
@@ -45,6 +55,7 @@ def linearize(f: Model, params0: Params) -> Model:
 
     Raises:
         ValueError: (from the returned model) if params do not have the shapes of params0.
+        TypeError: if f is not a function.
 
     Example:
         >>> f = lambda w, x: jnp.sin(w * x)
@@ -54,6 +65,7 @@ def linearize(f: Model, params0: Params) -> Model:
 
     Source: lecture (14.1); chapter "Simple case".
     """
+    require_model(f)
 
     def f_lin(params: Params, x: Array) -> Array:
         require_same_tree(params, params0)
@@ -78,6 +90,10 @@ def tangent_features(
     Returns:
         phi, taking x (n, d) to (n, p), or to (n, outputs, p).
 
+    Raises:
+        TypeError: if f is not a function.
+        ValueError: (from phi) if the values of f have no batch axis.
+
     Example:
         >>> f = lambda w, x: x @ w
         >>> tangent_features(f, jnp.zeros(2))(jnp.array([[1.0, 2.0]])).tolist()
@@ -85,10 +101,20 @@ def tangent_features(
 
     Source: lecture 14.1, above (14.2); chapter "Simple case".
     """
+    require_model(f)
     flat, unravel = ravel_pytree(params)
+
+    def at_one(w: Array, x1: Array) -> Array:
+        value = f(unravel(w), x1[None])
+        if jnp.shape(value)[:1] != (1,):
+            raise ValueError(
+                "f must keep the batch axis of x: for one input, shape "
+                f"{(1, *jnp.shape(x1))}, it gave shape {jnp.shape(value)}"
+            )
+        return value[0]
 
     def phi(x: Array) -> Array:
         # One input at a time: the Jacobian of a batch would be mostly zeros.
-        return jax.vmap(jax.jacrev(lambda w, x1: f(unravel(w), x1[None])[0]), (None, 0))(flat, x)
+        return jax.vmap(jax.jacrev(at_one), (None, 0))(flat, x)
 
     return phi

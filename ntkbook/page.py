@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from collections.abc import Callable
 
 from IPython.display import display
@@ -30,14 +31,14 @@ def show(
         size: width and height in inches.
 
     Raises:
-        ValueError: if alt is empty, or a size is not positive.
+        ValueError: if alt is not a text or is empty, or a size is not positive and finite.
 
     The output holds HTML (both themes, as SVG), a PNG for print, and ``alt`` as plain text.
     """
-    if not alt.strip():
-        raise ValueError("a picture needs a description: alt is empty")
-    if min(size) <= 0:
-        raise ValueError(f"size must be positive, got {size}")
+    if not (isinstance(alt, str) and alt.strip()):
+        raise ValueError(f"a picture needs a description in words, got alt={alt!r}")
+    if not all(0 < side < math.inf for side in size):
+        raise ValueError(f"size must be positive and finite, got {size}")
     images = []
     png = b""
     for theme in ("light", "dark"):
@@ -77,16 +78,19 @@ def glue(name: str, text: str) -> None:
 
     Raises:
         ValueError: if name or text is empty.
-        TypeError: if text is not a string.
+        TypeError: if name or text is not a string.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"glue takes a name and a text, got {type(name).__name__} for the name")
     if not isinstance(text, str):
         raise TypeError(f"glue takes formatted text, got {type(text).__name__}: use f'{{x:.2f}}'")
     if not name or not text:
         raise ValueError(f"name and text must not be empty, got {name!r} and {text!r}")
-    # MyST-NB reads glued values from outputs of this form.
+    # MyST-NB reads glued values from outputs of this form, and evaluates each as a Python literal:
+    # a bare 0.50 would lose its last digit, and 1,000 become a pair.
     prefix = "application/papermill.record/"
     display(
-        {f"{prefix}text/plain": text},
+        {f"{prefix}text/plain": repr(text)},
         raw=True,
         metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
     )
