@@ -245,9 +245,6 @@ def _find(folder: Path) -> list[Check]:
 def collect_statements(app: Sphinx, doctree: nodes.document) -> None:
     domain, docname = domain_of(app.env), app.env.docname
     for node in statement_nodes(doctree):
-        if not node["label"]:
-            logger.warning("a %s without a label", node["realtype"], location=node)
-            continue
         title = node.next_node(nodes.title)
         assert title is not None
         domain.statements[node["label"]] = Statement(

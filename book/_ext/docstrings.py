@@ -29,6 +29,9 @@ def escape_formulas(
         if not example:
             line = _PRIME.sub(lambda m: m[1] + "′" * len(m[2]), line)
             lines[number] = _CODE_OR_MARKUP.sub(lambda m: m[1] or "\\" + m[2], line)
+    if what == "class":
+        # The attributes of a dataclass are the arguments of its constructor.
+        lines[:] = ["Args:" if line == "Attributes:" else line for line in lines]
     if what in ("attribute", "data") and lines:
         # Napoleon takes the words before a colon in the first line for a type. A line that holds
         # nothing but an escaped line break is no words.
