@@ -161,12 +161,15 @@ def _worst_class(
     require_neurons(preactivations, signs)
     require_equal_sizes(signs)
     require_sizes(radius=radius, x_norm=x_norm)
+    return _search(preactivations, signs, radius * x_norm)
 
+
+@jax.jit
+def _search(preactivations: Array, signs: Array, reach: Array) -> tuple[Array, Array, Array]:
     def best_count(sign: Array) -> tuple[Array, Array, Array]:
         distances = jnp.where(sign * signs > 0, jnp.abs(preactivations), jnp.inf)
         costs = jnp.pad(jnp.cumsum(jnp.sort(distances)), (1, 0))
-        counts = jnp.arange(signs.size + 1, dtype=costs.dtype)
-        gains = radius * x_norm * jnp.sqrt(counts) - costs
+        gains = reach * jnp.sqrt(jnp.arange(signs.size + 1, dtype=costs.dtype)) - costs
         k = jnp.argmax(gains)
         return distances, gains[k], k
 
