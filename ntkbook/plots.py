@@ -165,3 +165,44 @@ def spectrum(
     )
     ax.set_yscale("log")
     return ax
+
+
+def adversary(
+    ax: Axes,
+    preactivations: Float[Array, " n"],
+    signs: Float[Array, " n"],
+    push: Float[Array, " n"],
+) -> Axes:
+    """Each neuron as a dot at its preactivation, arrows where an adversary pushes it.
+
+    Neurons with a positive sign are stacked upwards from the axis, those with a negative sign
+    downwards, both in the order of their distance from the kink at 0.
+
+    Raises:
+        ValueError: if the three arrays are not of one length.
+
+    Source: chapter "Approximation": the worst case for ReLU.
+    """
+    u, signs, push = _curves(preactivations, signs, push)
+    height = np.empty_like(u)
+    for sign, color in ((1, "C2"), (-1, "C1")):
+        row = np.flatnonzero(sign * signs > 0)
+        order = row[np.argsort(np.abs(u[row]))]
+        height[order] = sign * np.arange(1, len(order) + 1)
+        label = f"$a_j {'>' if sign > 0 else '<'} 0$"
+        ax.plot(u[row], height[row], "o", color=color, label=label)
+    ax.axvline(0, color="C5", linewidth=0.8)
+    moved = push != 0
+    ax.quiver(
+        u[moved],
+        height[moved],
+        push[moved],
+        np.zeros(moved.sum()),
+        color="C0",
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        width=0.006,
+    )
+    ax.set(yticks=[])
+    return ax
