@@ -1,0 +1,421 @@
+"""Activations: values, derivatives, smoothness, and duals by independent routes."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import integrate, special, stats
+
+from ntkbook.activations import (
+    absolute,
+    erf,
+    gelu,
+    hermite_dual,
+    identity,
+    leaky_relu,
+    quadratic,
+    relu,
+    sine,
+    softplus,
+    tanh,
+)
+
+SMOOTH = [erf, gelu, identity, quadratic, sine, softplus, tanh]
+KINKED = [relu, leaky_relu(0.2), leaky_relu(-0.5), absolute]
+EVERY = SMOOTH + KINKED
+
+LAW = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+EPS = np.finfo(float).eps
+
+every = pytest.mark.parametrize("sigma", EVERY, ids=repr)
+smooth = pytest.mark.parametrize("sigma", SMOOTH, ids=repr)
+kinked = pytest.mark.parametrize("sigma", KINKED, ids=repr)
+
+
+@functools.cache
+def compiled_dual(sigma):
+    return jax.jit(sigma.dual)
+
+
+@functools.cache
+def compiled_slopes(sigma):
+    """Gradients of kappa and of kappa_dot in (k11, k12, k22)."""
+    kappa, kappa_dot = (lambda *k: sigma.dual(*k)[0]), (lambda *k: sigma.dual(*k)[1])
+    return jax.jit(lambda *k: (jax.grad(kappa, (0, 1, 2))(*k), jax.grad(kappa_dot, (0, 1, 2))(*k)))
+
+
+def dual(sigma, k11, k12, k22):
+    kappa, kappa_dot = compiled_dual(sigma)(float(k11), float(k12), float(k22))
+    return float(kappa), float(kappa_dot)
+
+
+def slopes(sigma, k11, k12, k22):
+    return np.array(compiled_slopes(sigma)(float(k11), float(k12), float(k22)))
+
+
+# --- values and derivatives ----------------------------------------------------------------------
+
+
+class Formula(NamedTuple):
+    """sigma, sigma' and (where it is smooth) sigma'' in numpy."""
+
+    value: Callable
+    slope: Callable
+    curvature: Callable | None = None
+
+
+def with_kink(slope):
+    return Formula(lambda t: np.where(t > 0, t, slope * t), lambda t: np.where(t > 0, 1.0, slope))
+
+
+FORMULAS = {
+    relu: with_kink(0.0),
+    leaky_relu(0.2): with_kink(0.2),
+    leaky_relu(-0.5): with_kink(-0.5),
+    absolute: with_kink(-1.0),
+    erf: Formula(
+        special.erf,
+        lambda t: 2 / np.sqrt(np.pi) * np.exp(-(t**2)),
+        lambda t: -4 / np.sqrt(np.pi) * t * np.exp(-(t**2)),
+    ),
+    gelu: Formula(
+        lambda t: t * special.ndtr(t),
+        lambda t: special.ndtr(t) + t * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi),
+        lambda t: (2 - t**2) * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi),
+    ),
+    identity: Formula(lambda t: t, np.ones_like, np.zeros_like),
+    quadratic: Formula(lambda t: t * t / 2, lambda t: t, np.ones_like),
+    sine: Formula(np.sin, np.cos, lambda t: -np.sin(t)),
+    softplus: Formula(
+        lambda t: np.logaddexp(0, t), special.expit, lambda t: special.expit(t) * special.expit(-t)
+    ),
+    tanh: Formula(np.tanh, lambda t: np.cosh(t) ** -2, lambda t: -2 * np.tanh(t) / np.cosh(t) ** 2),
+}
+POINTS = np.concatenate([np.linspace(-6, 6, 101), [-1e-300, -0.0, 1e-300, 1e-9, -1e-9]])
+
+
+@every
+def test_value_and_derivative_are_the_stated_formulas(sigma):
+    t = jnp.asarray(POINTS)
+    tight = {"rtol": 1e-12, "atol": 1e-14}
+    np.testing.assert_allclose(jax.jit(sigma)(t), FORMULAS[sigma].value(POINTS), **tight)
+    stated = jax.jit(sigma.derivative)(t)
+    np.testing.assert_allclose(stated, FORMULAS[sigma].slope(POINTS), **tight)
+    automatic = jax.jit(jax.vmap(jax.grad(sigma.function)))(t)
+    np.testing.assert_allclose(stated, automatic, **tight)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "at_kink"), [(relu, 0), (absolute, -1), (leaky_relu(0.2), 0.2), (leaky_relu(3), 3)]
+)
+def test_derivative_at_a_kink_is_the_one_from_the_left(sigma, at_kink):
+    assert float(sigma.derivative(jnp.array(0.0))) == at_kink
+    assert float(jax.grad(sigma)(0.0)) == at_kink
+    assert float(jax.grad(sigma)(1e-300)) == float(sigma.derivative(jnp.array(1.0)))
+
+
+@smooth
+def test_smoothness_is_the_largest_second_derivative(sigma):
+    t = np.linspace(-12, 12, 240_001)
+    largest = np.max(np.abs(FORMULAS[sigma].curvature(t)))
+    # On a grid of step h a maximum is missed by O(h^2).
+    np.testing.assert_allclose(sigma.smoothness, largest, rtol=1e-7, atol=0)
+
+
+@kinked
+def test_kinked_activations_are_not_smooth(sigma):
+    jump = sigma.derivative(1e-300) - sigma.derivative(-1e-300)
+    assert abs(float(jump)) > 0.1
+    assert sigma.smoothness == np.inf
+
+
+def test_infinities_and_signed_zeros():
+    t = jnp.array([-jnp.inf, -3.0, jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(relu(t), [0, 0, np.inf, np.nan])
+    np.testing.assert_array_equal(absolute(t), [np.inf, 3, np.inf, np.nan])
+    np.testing.assert_array_equal(leaky_relu(0.5)(t), [-np.inf, -1.5, np.inf, np.nan])
+    assert not np.any(np.signbit(relu(t)[:3]))
+
+
+@every
+def test_shape_and_single_precision_are_kept_and_numbers_taken(sigma):
+    for g in (sigma, sigma.derivative):
+        out = jax.eval_shape(g, jax.ShapeDtypeStruct((2, 3), jnp.float32))
+        assert (out.shape, out.dtype) == ((2, 3), jnp.float32)
+    assert isinstance(sigma(2), jax.Array)
+    assert float(sigma(2)) == pytest.approx(FORMULAS[sigma].value(2.0))
+
+
+# --- duals: the definition, by quadrature in the plane and on the circle, and by sampling --------
+
+
+def plane_mean(f, k11, k12, k22, step=1 / 16):
+    """E f(u, v) by the trapezoidal rule, whose error for analytic f is exponentially small."""
+    g = np.arange(-9, 9 + step, step)
+    weights = np.exp(-(g**2) / 2)
+    weights /= weights.sum()
+    eigenvalues, vectors = np.linalg.eigh([[k11, k12], [k12, k22]])
+    root = (vectors * np.sqrt(np.maximum(eigenvalues, 0))) @ vectors.T
+    u, v = np.einsum("ab,bij->aij", root, np.stack(np.meshgrid(g, g, indexing="ij")))
+    return float(weights @ f(u, v) @ weights)
+
+
+def product(g):
+    return lambda u, v: g(u) * g(v)
+
+
+COVARIANCES = [
+    (k11, c * np.sqrt(k11 * k22), k22)
+    for k11, k22 in [(1.0, 1.0), (0.3, 1.0), (0.9, 0.01)]
+    for c in (-1.0, -0.6, 0.0, 0.3, 0.999, 1.0)
+]
+
+
+@smooth
+def test_dual_is_the_gaussian_mean_of_products(sigma):
+    for k in COVARIANCES:
+        expected = [plane_mean(product(g), *k) for g in FORMULAS[sigma][:2]]
+        np.testing.assert_allclose(dual(sigma, *k), expected, atol=1e-10)
+
+
+@smooth
+def test_slope_of_kappa_in_a_variance_is_half_of_the_second_derivative_met(sigma):
+    value, _, curvature = FORMULAS[sigma]
+    for k in [(1.0, 0.4, 0.5), (0.6, -0.6, 0.8)]:
+        expected = plane_mean(lambda u, v: curvature(u) * value(v) / 2, *k)
+        np.testing.assert_allclose(slopes(sigma, *k)[0, 0], expected, atol=1e-10)
+        swapped = slopes(sigma, *k[::-1])
+        np.testing.assert_allclose(swapped[0, 2], expected, atol=1e-10)
+
+
+@kinked
+def test_dual_of_a_homogeneous_function_is_a_mean_over_the_circle(sigma):
+    # (u, v) = r (s1 cos phi, s2 cos(phi - theta)) with E r^2 = 2 and phi uniform. The midpoint
+    # rule misses kinks by O(h^2) and steps by O(h).
+    phi = (np.arange(2**17) + 0.5) * (2 * np.pi / 2**17)
+    function, derivative, _ = FORMULAS[sigma]
+    for k11, k12, k22 in COVARIANCES:
+        theta = np.arccos(np.clip(k12 / np.sqrt(k11 * k22), -1, 1))
+        u, v = np.sqrt(k11) * np.cos(phi), np.sqrt(k22) * np.cos(phi - theta)
+        kappa, kappa_dot = dual(sigma, k11, k12, k22)
+        np.testing.assert_allclose(kappa, 2 * np.mean(function(u) * function(v)), atol=3e-9)
+        np.testing.assert_allclose(kappa_dot, np.mean(derivative(u) * derivative(v)), atol=5e-5)
+
+
+@kinked
+def test_dual_agrees_with_sampling(sigma):
+    samples, rng = 200_000, np.random.default_rng(14)
+    scores = []
+    for k11, k12, k22 in [(1.0, 0.5, 2.0), (0.3, -0.2, 0.4), (1.0, 0.99, 1.0), (2.0, -1.9, 2.0)]:
+        u, v = rng.multivariate_normal([0, 0], [[k11, k12], [k12, k22]], samples).T
+        for g, expected in zip(FORMULAS[sigma], dual(sigma, k11, k12, k22), strict=False):
+            sample = g(u) * g(v)
+            error = sample.std(ddof=1) / np.sqrt(samples)
+            scores.append((sample.mean() - expected) / error)
+    # Two-sided, 1e-3 for all of them together.
+    assert np.max(np.abs(scores)) < stats.norm.isf(0.5e-3 / len(scores)), scores
+
+
+# --- duals: laws ---------------------------------------------------------------------------------
+
+variances = st.floats(1e-3, 1.0)
+cosines = st.floats(-1.0, 1.0)
+
+
+def covariance(k11, c, k22):
+    return k11, c * np.sqrt(k11 * k22), k22
+
+
+@every
+@LAW
+@given(variances, cosines, variances)
+@example(1.0, 1.0, 1.0)
+@example(1.0, -1.0, 1.0)
+@example(0.5, 1.0, 0.25)
+@example(0.0, 0.0, 1.0)
+@example(0.0, 0.0, 0.0)
+def test_price(sigma, k11, c, k22):
+    """kappa_dot is the slope of kappa in k12."""
+    k = covariance(k11, c, k22)
+    # Where the inputs are parallel the angle of a kinked dual carries sqrt(eps).
+    tolerance = 10 * np.sqrt(EPS) if sigma in KINKED else 1e-10
+    np.testing.assert_allclose(slopes(sigma, *k)[0, 1], dual(sigma, *k)[1], atol=tolerance)
+
+
+@every
+@LAW
+@given(variances, cosines, variances)
+def test_symmetric_in_the_two_inputs(sigma, k11, c, k22):
+    k = covariance(k11, c, k22)
+    np.testing.assert_allclose(dual(sigma, *k), dual(sigma, *k[::-1]), rtol=4 * EPS, atol=1e-300)
+
+
+@every
+@LAW
+@given(variances, cosines, variances)
+def test_cauchy_schwarz(sigma, k11, c, k22):
+    k11, k12, k22 = covariance(k11, c, k22)
+    off = np.array(dual(sigma, k11, k12, k22))
+    bound = np.sqrt(np.array(dual(sigma, k11, k11, k11)) * np.array(dual(sigma, k22, k22, k22)))
+    assert np.all(np.abs(off) <= bound * (1 + 1e-10))
+
+
+@kinked
+@LAW
+@given(st.floats(-6, 6), st.floats(-6, 6), cosines)
+@example(-6.0, 6.0, 1.0)
+@example(-6.0, -6.0, -1.0)
+@example(6.0, 6.0, 1.0)
+def test_homogeneous(sigma, log_a, log_b, c):
+    """Inputs times a and b: kappa times a b, kappa_dot unchanged, over twelve decades."""
+    a, b = 10.0**log_a, 10.0**log_b
+    kappa, kappa_dot = dual(sigma, 1.0, c, 1.0)
+    scaled, scaled_dot = dual(sigma, a * a, a * b * c, b * b)
+    np.testing.assert_allclose(scaled, a * b * kappa, atol=1e-14 * a * b)
+    np.testing.assert_allclose(scaled_dot, kappa_dot, atol=4 * np.sqrt(EPS))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, -0.5, 1.0, 2.0])
+@pytest.mark.parametrize("k", [1e-12, 0.7, 1e12])
+def test_homogeneous_functions_at_equal_and_opposite_inputs(slope, k):
+    sigma = leaky_relu(slope)
+    # The angle carries sqrt(eps), to which kappa is blind in first order and kappa_dot is not.
+    equal, opposite = np.array(dual(sigma, k, k, k)), np.array(dual(sigma, k, -k, k))
+    kappa, kappa_dot = np.array([equal, opposite]).T
+    mean_square = (1 + slope**2) / 2
+    np.testing.assert_allclose(kappa, [mean_square * k, -slope * k], atol=1e-14 * k)
+    np.testing.assert_allclose(kappa_dot, [mean_square, slope], atol=4 * np.sqrt(EPS))
+
+
+def test_relu_is_leaky_relu_with_slope_zero_and_absolute_with_slope_minus_one():
+    for k in COVARIANCES:
+        assert dual(relu, *k) == dual(leaky_relu(0.0), *k)
+        assert dual(absolute, *k) == dual(leaky_relu(-1.0), *k)
+
+
+@pytest.mark.parametrize("sigma", [erf, identity, sine, tanh], ids=repr)
+@pytest.mark.parametrize("c", [1.0, 0.3, -1.0])
+@pytest.mark.parametrize("k", [1e-12, 1e-9])
+def test_small_inputs_see_the_slope_at_zero(sigma, c, k):
+    slope = float(sigma.derivative(jnp.array(0.0)))
+    kappa, kappa_dot = dual(sigma, k, c * k, k)
+    np.testing.assert_allclose(kappa, slope**2 * c * k, rtol=1e-8)
+    np.testing.assert_allclose(kappa_dot, slope**2, rtol=1e-8)
+
+
+@pytest.mark.parametrize("c", [-0.9, 0.5, 0.99])
+def test_large_inputs_see_only_the_shape_at_infinity(c):
+    k = 1e12
+    np.testing.assert_allclose(dual(gelu, k, c * k, k), dual(relu, k, c * k, k), rtol=1e-10)
+    np.testing.assert_allclose(dual(erf, k, c * k, k)[0], 2 / np.pi * np.arcsin(c), rtol=1e-9)
+
+
+@pytest.mark.parametrize("sigma", [gelu, erf], ids=repr)
+@pytest.mark.parametrize("k", [1e4, 1e12])
+def test_large_equal_inputs_keep_their_digits(sigma, k):
+    # E g(sqrt(k) z) = step part + (1 / sqrt(2 pi k)) int (g - step) up to O(k^-3/2).
+    step = 0.5 if sigma is gelu else 0.0
+    derivative = FORMULAS[sigma].slope
+    rest = sum(
+        integrate.quad(lambda t: derivative(t) ** 2 - 2 * step * (t > 0), *ends, epsabs=1e-13)[0]
+        for ends in [(-40, 0), (0, 40)]
+    )
+    expected = step + rest / np.sqrt(2 * np.pi * k)
+    # The determinant k11 k22 - k12^2 carries eps k^2, beside a 1 + 4 k that matters.
+    tolerance = 2 / k + EPS * k
+    np.testing.assert_allclose(dual(sigma, k, k, k)[1], expected, rtol=tolerance)
+
+
+@every
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("c", [1.0, -1.0, 0.0, 0.3])
+def test_values_and_slopes_are_finite(sigma, scale, c):
+    k = scale**2
+    for k11, k12, k22 in [(k, c * k, k), (0.0, 0.0, k), (k, 0.0, 0.0), (0.0, 0.0, 0.0)]:
+        assert np.all(np.isfinite(dual(sigma, k11, k12, k22)))
+        assert np.all(np.isfinite(slopes(sigma, k11, k12, k22)))
+
+
+@every
+def test_rounding_beyond_cauchy_schwarz_is_harmless(sigma):
+    k = 1e6
+    above = np.nextafter(k, np.inf)
+    for sign in (1, -1):
+        np.testing.assert_allclose(
+            dual(sigma, k, sign * above, k), dual(sigma, k, sign * k, k), rtol=1e-7, atol=1e-9
+        )
+        assert np.all(np.isfinite(slopes(sigma, k, sign * above, k)))
+
+
+# --- the Hermite series --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("k", "accuracy"), [(1.0, 1e-10), (4.0, 1e-5), (10.0, 1e-3), (100.0, 3e-2)]
+)
+def test_series_has_the_stated_accuracy_for_tanh(k, accuracy):
+    worst = 0.0
+    for k11, k12, k22 in [(k, -k, k), (k, 0.99 * k, k), (k, k, k), (0.3 * k, 0.3**0.5 * k, k)]:
+        kappa, kappa_dot = dual(tanh, k11, k12, k22)
+        expected, expected_dot = (plane_mean(product(g), k11, k12, k22) for g in FORMULAS[tanh][:2])
+        worst = max(worst, abs(kappa - expected), abs(kappa_dot - expected_dot))
+    assert accuracy / 100 < worst < accuracy  # the statement is neither false nor idle
+
+
+@pytest.mark.parametrize("sigma", [erf, gelu, sine], ids=repr)
+def test_series_and_closed_form_agree(sigma):
+    series = jax.jit(hermite_dual(sigma.function, sigma.derivative))
+    for k in COVARIANCES:
+        np.testing.assert_allclose(series(*k), dual(sigma, *k), atol=1e-10)
+
+
+@pytest.mark.parametrize(("sigma", "degree"), [(identity, 1), (quadratic, 2)])
+def test_series_is_exact_for_polynomials(sigma, degree):
+    series = jax.jit(hermite_dual(sigma.function, sigma.derivative, degree=degree, nodes=8))
+    for k in [*COVARIANCES, (40.0, -30.0, 30.0)]:
+        np.testing.assert_allclose(series(*k), dual(sigma, *k), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("degree", "nodes"), [(0, 320), (-1, 320), (160, 320), (8, 16), (float("nan"), 320)]
+)
+def test_series_refuses_degrees_its_nodes_cannot_carry(degree, nodes):
+    with pytest.raises(ValueError, match=rf"1 <= degree < nodes / 2, got degree={degree}, nodes="):
+        hermite_dual(jnp.tanh, tanh.derivative, degree=degree, nodes=nodes)
+
+
+# --- as objects ----------------------------------------------------------------------------------
+
+
+def test_activations_compare_hash_print_and_stay_as_they_are():
+    assert leaky_relu() == leaky_relu(0.01) == leaky_relu(slope=np.float64(0.01))
+    assert hash(leaky_relu(1)) == hash(leaky_relu(1.0))
+    assert leaky_relu(0.1) != leaky_relu(0.2)
+    assert len(set(EVERY)) == len(EVERY)
+    assert [repr(sigma) for sigma in (relu, gelu, leaky_relu(1))] == [
+        "relu",
+        "gelu",
+        "leaky_relu(1.0)",
+    ]
+    assert repr(dataclasses.replace(tanh, name="mine")) == "mine"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        relu.smoothness = 1.0
+
+
+@every
+def test_activation_is_a_static_argument(sigma):
+    apply = jax.jit(lambda f, t: f(t), static_argnums=0)
+    np.testing.assert_allclose(apply(sigma, 0.5), FORMULAS[sigma].value(0.5))
+
+
+@pytest.mark.parametrize("slope", [np.nan, np.inf, -np.inf, "0.1", None, 1j, jnp.array(0.1)])
+def test_leaky_relu_refuses(slope):
+    with pytest.raises(ValueError, match=r"slope must be a finite number, got "):
+        leaky_relu(slope)
