@@ -97,6 +97,10 @@ def test_formulas_in_docstrings_are_not_markup():
         "\\|x\\| \\* \\\\alpha",
         "`|x|` and ``a * b``",
     ]
+    assert escaped("class", "a *dual* of 2 * x", "*layers: some") == [
+        "a *dual* of 2 \\* x",
+        "\\*layers: some",
+    ]
     assert escaped("function", "sigma'' at (x, x')", "'alternating' and the lecture's") == [
         "sigma′′ at (x, x′)",
         "'alternating' and the lecture's",

@@ -14,9 +14,10 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
-# Backslash, star and bar mean something to reStructuredText; code in backticks keeps them.
+# A prime after a letter, which smart quotes would bend.
 _PRIME = re.compile(r"(?<![\w'])(\w+)('+)(?!\w)")
-_CODE_OR_MARKUP = re.compile(r"(`+.+?`+)|([\\*|])")
+# Backslash, star and bar mean something to reStructuredText; code and *emphasis* stay.
+_CODE_OR_MARKUP = re.compile(r"(`+.+?`+|(?<!\S)\*\w+\*(?!\w))|([\\*|])")
 
 
 def escape_formulas(
