@@ -72,10 +72,12 @@ class Dense:
                 ": call init first, and apply(params, x) in this order"
             )
         for name, value in params.items():
-            if jnp.shape(value)[-1:] != (self.width,):
+            shape = jnp.shape(value)
+            if shape[-1:] != (self.width,) or len(shape) != (2 if name == "W" else 1):
+                expected = f"(fan_in, {self.width})" if name == "W" else f"({self.width},)"
                 raise ValueError(
-                    f"{self} expected {name!r} with last axis {self.width}, "
-                    f"got shape {jnp.shape(value)}: are these parameters of another network?"
+                    f"{self} expected {name!r} of shape {expected}, got shape {shape}: "
+                    "are these parameters of another network?"
                 )
         return params["W"].shape[0]
 

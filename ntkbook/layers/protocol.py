@@ -94,10 +94,10 @@ def require_shape(layer: object, in_shape: Shape) -> None:
 
 def require_features(layer: object, x: Array, expected: int) -> None:
     """Refuse inputs whose last axis has not the expected length."""
-    if x.ndim == 0 or x.shape[-1] != expected:
+    if jnp.shape(x)[-1:] != (expected,):
         raise ValueError(
             f"{layer} was initialised for {expected} features on the last axis, "
-            f"got an input of shape {x.shape}"
+            f"got an input of shape {jnp.shape(x)}"
         )
 
 
