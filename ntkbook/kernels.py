@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -38,7 +39,7 @@ def _require_inputs(x: Any, name: str) -> Array:
         raise ValueError(f"{name} is empty: shape {x.shape}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} must be real floating point, got {x.dtype}")
-    if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
+    if not isinstance(x, jax.core.Tracer) and not np.all(np.isfinite(x)):
         raise ValueError(f"{name} contains NaN or infinity")
     return x
 
@@ -156,7 +157,8 @@ class EmpiricalNTK:
             return phi1 @ phi2.T
         if phi1.ndim != 3:
             raise ValueError(
-                f"f must have values (n,) or (n, outputs), got (n, *{phi1.shape[1:-1]})"
+                "f must have values (n,) or (n, outputs), but its values for one input have shape "
+                f"{phi1.shape[1:-1]}"
             )
         return jnp.einsum("iap,jbp->ijab", phi1, phi2)
 
