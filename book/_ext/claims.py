@@ -15,8 +15,6 @@ import ast
 import functools
 import hashlib
 import html
-import itertools
-import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -252,12 +250,14 @@ def collect_statements(app: Sphinx, doctree: nodes.document) -> None:
         )
 
 
+def breakable(name: str) -> str:
+    """HTML of the name, which may break after an underscore when a line is short."""
+    return html.escape(name).replace("_", "_<wbr>")
+
+
 def link_to(check: Check, app: Sphinx, docname: str) -> nodes.Node:
     """The name of the test, linked to its entry on the ledger page."""
-    # Long names may break after an underscore.
-    parts = [nodes.Text(part) for part in re.findall("[^_]+_*", check.name)]
-    breaks = [nodes.raw("", "<wbr>", format="html") for _ in parts]
-    name = nodes.literal("", "", *itertools.chain(*zip(parts, breaks, strict=True)))
+    name = nodes.literal("", "", nodes.raw("", breakable(check.name), format="html"))
     ledger = domain_of(app.env).ledger
     return make_refnode(app.builder, docname, ledger, check.anchor, name) if ledger else name
 
@@ -316,7 +316,7 @@ def test_list(app: Sphinx, docname: str) -> Iterator[nodes.Node]:
                 nodes.reference("", "In the repository", refuri=address, internal=False),
                 nodes.Text("."),
             ]
-        summary = f"<summary><code>{html.escape(check.name)}</code></summary>"
+        summary = f"<summary><code>{breakable(check.name)}</code></summary>"
         yield nodes.raw("", f'<details class="ntk-test">{summary}', format="html")
         source = nodes.literal_block(check.source, check.source, language="python")
         # The id lies inside, where browsers open the fold to show it.
