@@ -157,6 +157,13 @@ def test_page(browser, address, name, theme):
         assert visit.troubles == [], name
 
 
+def test_front_door(browser, address):
+    with Visit(browser, address) as visit:
+        visit.page.goto(address)
+        visit.page.wait_for_url("**/book/index.html")
+        assert visit.troubles == []
+
+
 def test_paper_is_light(browser, address):
     with Visit(browser, address, "dark") as visit:
         page = visit.open("book/simple-case.html")
