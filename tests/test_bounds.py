@@ -90,6 +90,16 @@ def test_taylor_remainder_is_below_the_parabola_and_touches_it(activation):
     assert jnp.max(ratio) >= 0.999, "a smaller beta would do"
 
 
+@pytest.mark.claim("lem-taylor")
+@pytest.mark.parametrize(("activation", "equality"), [(quadratic, True), (softplus, False)])
+def test_equality_for_constant_curvature_only(activation, equality):
+    u, v = jnp.meshgrid(jnp.linspace(-2, 2, 21), jnp.linspace(0.5, 2, 7))
+    left_out = activation(u + v) - activation(u) - activation.derivative(u) * v
+    ratio = left_out / (activation.smoothness * v**2 / 2)
+    assert bool(jnp.all(jnp.abs(ratio - 1) < 1e-9)) is equality
+    assert equality or bool(jnp.all(ratio < 1 - 1e-4))
+
+
 @smooth
 @pytest.mark.claim("prop-smooth")
 def test_smooth_bound_holds_for_any_weights(activation):
@@ -200,6 +210,21 @@ def test_random_signs_have_mean_zero_and_add_in_squares(activation):
     single = np.array([gap(activation, tuple(row), W0, W, x) for row in np.eye(3)])
     np.testing.assert_allclose(gaps.mean(), 0, atol=1e-14)
     np.testing.assert_allclose(np.mean(gaps**2), np.sum(single**2), rtol=ROUNDING)
+
+
+@pytest.mark.claim("prop-signs")
+@pytest.mark.parametrize("reach", [0.01, 0.1, 1.0])
+def test_pushes_along_the_signs_obey_the_third_order_bound(reach):
+    # Neurons where the second derivative of tanh is largest, pushes a_j reach; the third
+    # derivative is at most 2.
+    width = 3
+    u = jnp.full((1, width), -np.arctanh(1 / np.sqrt(3)))
+    signs = itertools.product((1.0, -1.0), repeat=width)
+    gaps = [gap(tanh, a, u, u + reach * jnp.array([a]), jnp.ones(1)) for a in signs]
+    rms = np.sqrt(np.mean(np.square(gaps)))
+    bound = tanh.smoothness / 2 * reach**2 + 2 / 6 * np.sqrt(width) * reach**3
+    assert rms <= bound
+    assert reach > 0.01 or rms >= 0.98 * bound, "sharp for short pushes"
 
 
 @pytest.mark.claim("prop-signs")
@@ -467,11 +492,38 @@ def test_bounds_fail_no_more_often_than_they_admit(bound, pattern, width, radius
         assert p > 1e-4, f"{failures} of {len(worst)} draws violate the bound at delta = {delta}"
 
 
+@pytest.mark.claim("prop-relu", "thm-relu-duality")
+def test_smaller_output_weights_do_no_more_than_their_signs():
+    # For |a_j| <= 1 no move exceeds the worst case with each a_j replaced by its sign.
+    a = np.random.default_rng(7).uniform(-1, 1, 20)
+    W0, x = draws(8, 2, 20), jnp.array([0.6, 0.8])
+    limit = relu_supremum(x @ W0, jnp.sign(a), 1.5)
+    full = relu_adversary(x @ W0, jnp.sign(a), 1.5)
+    largest = 0.0
+    for push in [full, *(1.5 * v / jnp.linalg.norm(v) for v in draws(9, 200, 20))]:
+        W = pushed(W0, x, push)
+        size = jnp.abs(gap(relu, tuple(a.tolist()), W0, W, x))
+        assert size <= limit * (1 + ROUNDING)
+        largest = max(largest, float(size))
+    assert largest > 0.1 * limit
+
+
 @pytest.mark.claim("prop-relu")
 def test_bound_fails_for_output_weights_of_size_ten():
     worst = 10 * suprema("alternating", 64, 1.0, seeds=400)
     failures = int(np.sum(worst > relu_bound(64, 1.0, 0.05)))
     assert stats.binomtest(failures, 400, 0.9, alternative="greater").pvalue < 1e-6
+
+
+@pytest.mark.claim("prop-fixed-x")
+@pytest.mark.parametrize("radius", [1e-3, 1.0, 50.0])
+@pytest.mark.parametrize(("positive", "d"), [(5, 6), (7, 20), (9, 10)])
+def test_an_input_on_all_kinks_of_one_sign_needs_no_way(positive, d, radius):
+    a = jnp.array([1.0] * positive + [-1.0] * (9 - positive))
+    W0 = draws(d, d, 9)
+    x = jnp.linalg.svd(W0[:, :positive].T)[2][-1]
+    supremum = relu_supremum(x @ W0, a, radius)
+    np.testing.assert_allclose(supremum, radius * np.sqrt(positive / 9), rtol=1e-9)
 
 
 @pytest.mark.claim("prop-fixed-x")
@@ -521,10 +573,25 @@ def test_two_orders_of_the_supremum(pattern, majority, mean, variance, radius):
     fluctuation /= radius / np.sqrt(12)
     assert_mean(fluctuation, mean)
     if majority == 1:  # normal: a two-sided test of the variance
+        assert stats.kstest(fluctuation, "norm").pvalue > 1e-4
         chi = (seeds - 1) * np.var(fluctuation, ddof=1) / variance
         assert 1e-4 < stats.chi2.cdf(chi, seeds - 1) < 1 - 1e-4
     else:
         assert_mean((fluctuation - fluctuation.mean()) ** 2, variance)
+
+
+@pytest.mark.claim("thm-relu-asymptotic")
+def test_an_uneven_split_of_the_signs_has_the_constant_of_its_majority():
+    widths, radius = 2 ** np.arange(10, 17, 2), 1.0
+    distances = []
+    for width in widths.tolist():
+        a = jnp.where(jnp.arange(width) % 4 == 0, -1.0, 1.0)  # three of four positive
+        sample = np.asarray(_suprema(draws(width, 40, width), a, radius))
+        limit = float(relu_limit(width, radius, majority=0.75))
+        distances.append(np.abs(sample / limit - 1))
+    rate = fitted_rate(widths.astype(float), np.array(distances))
+    assert rate.slope < -4 * rate.standard_error, f"no convergence: {rate}"
+    assert np.mean(distances[-1]) < 0.02
 
 
 @pytest.mark.claim("thm-relu-asymptotic")
