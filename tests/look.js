@@ -29,7 +29,7 @@ window.book = {
       text,
       unset: all("main .math").filter(m => !m.querySelector("mjx-container")).map(m => m.innerText),
       errors: all("mjx-merror, [data-mjx-error]").map(e => e.dataset.mjxError || e.innerText),
-      silent: all("main img").filter(i => !i.alt.trim()).map(i => i.src),
+      silent: all("img").filter(i => !i.alt.trim()).map(i => i.src),
       broken: all("img").filter(i => shown(i) && !i.naturalWidth).map(i => i.src),
       light: all("main img.only-light").map(shown),
       dark: all("main img.only-dark").map(shown),
