@@ -72,9 +72,9 @@ class InfiniteKernel:
             raise ValueError(f"expected inputs of shape (n, d), got {x1.shape}")
         return _gram(self, x1, x2)
 
-    def at_pair(self, x1: Float[Array, " d"], x2: Float[Array, " d"]) -> Float[Array, ""]:
+    def at_pair(self, x1: Float[ArrayLike, " d"], x2: Float[ArrayLike, " d"]) -> Float[Array, ""]:
         """k(x, x') for one pair of inputs."""
-        out = self.net.kernel(Pair.of_inputs(x1, x2))
+        out = self.net.kernel(Pair.of_inputs(jnp.asarray(x1), jnp.asarray(x2)))
         if self.kind == "ntk":
             return out.theta
         if out.no_covariance:
@@ -96,7 +96,9 @@ def ntk(net: Layer) -> InfiniteKernel:
             one output, and different outputs are uncorrelated.
 
     Returns:
-        A kernel: (n1, d), (n2, d) -> (n1, n2).
+        A kernel: (n1, d), (n2, d) -> (n1, n2). Errors are below 1e-5 of the largest entry in
+        float32 and 1e-13 in float64. If the activation has a kink, entries of nearly parallel
+        inputs (so the diagonal) carry the root of that: 1e-3 and 1e-7.
 
     Raises:
         ValueError: (when called) for inputs that are not finite float (n, d) arrays of equal d, and

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 Params = Any
@@ -67,11 +68,11 @@ def linearize(f: Model, params0: Params) -> Model:
     """
     require_model(f)
 
-    def f_lin(params: Params, x: Array) -> Array:
+    def f_lin(params: Params, x: ArrayLike) -> Array:
         require_same_tree(params, params0)
         displacement = jax.tree.map(jnp.subtract, params, params0)
         point = jax.tree.map(jnp.asarray, params0)
-        value, change = jax.jvp(lambda w: f(w, x), (point,), (displacement,))
+        value, change = jax.jvp(lambda w: f(w, jnp.asarray(x)), (point,), (displacement,))
         return value + change
 
     return f_lin
@@ -79,7 +80,7 @@ def linearize(f: Model, params0: Params) -> Model:
 
 def tangent_features(
     f: Model, params: Params
-) -> Callable[[Float[Array, "n *d"]], Float[Array, "n *outputs p"]]:
+) -> Callable[[Float[ArrayLike, "n *d"]], Float[Array, "n *outputs p"]]:
     """phi_w(x) = grad_w h(x; w), flattened: the feature map of the empirical NTK.
 
     Args:
@@ -113,8 +114,8 @@ def tangent_features(
             )
         return value[0]
 
-    def phi(x: Array) -> Array:
+    def phi(x: ArrayLike) -> Array:
         # One input at a time: the Jacobian of a batch would be mostly zeros.
-        return jax.vmap(jax.jacrev(at_one), (None, 0))(flat, x)
+        return jax.vmap(jax.jacrev(at_one), (None, 0))(flat, jnp.asarray(x))
 
     return phi

@@ -156,8 +156,15 @@ def rates(
 def spectrum(
     ax: Axes, eigenvalues: Float[Array, " n"], *, color: str, label: str, marker: str = "o"
 ) -> Axes:
-    """Eigenvalues in falling order on a logarithmic axis; those not above zero are left out."""
-    values = np.sort(np.asarray(eigenvalues))[::-1]
+    """Eigenvalues in falling order on a logarithmic axis; those not above zero are left out.
+
+    Raises:
+        ValueError: if the eigenvalues are not finite numbers, shape (n,).
+    """
+    values = np.asarray(eigenvalues)
+    if values.ndim != 1 or not np.all(np.isfinite(values)):
+        raise ValueError(f"expected finite eigenvalues, shape (n,), got {values}")
+    values = np.sort(values)[::-1]
     index = np.arange(1, len(values) + 1)
     positive = values > 0
     ax.plot(
@@ -184,7 +191,7 @@ def adversary(
     Source: chapter "Approximation": the worst case for ReLU.
     """
     u, signs, push = _curves(preactivations, signs, push)
-    height = np.empty_like(u)
+    height = np.zeros_like(u)
     for sign, color in ((1, "C2"), (-1, "C1")):
         row = np.flatnonzero(sign * signs > 0)
         order = row[np.argsort(np.abs(u[row]))]

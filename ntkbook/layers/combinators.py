@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ntkbook.layers.dense import Dense
-from ntkbook.layers.protocol import Layer, Pair, Params, Shape, require_layer
+from ntkbook.layers.protocol import AnyArray, Layer, Pair, Params, Shape, require_layer
 
 
 @dataclass(frozen=True, init=False)
@@ -47,7 +47,7 @@ class Sequential:
             params.append(layer_params)
         return tuple(params), shape
 
-    def apply(self, params: Params, x: Float[Array, "*batch d"]) -> Float[Array, "..."]:
+    def apply(self, params: Params, x: Float[AnyArray, "*batch d"]) -> Float[Array, "..."]:
         if not isinstance(params, Sequence) or len(params) != len(self.layers):
             raise ValueError(
                 f"expected a tuple of parameters for {len(self.layers)} layers, "
@@ -55,9 +55,10 @@ class Sequential:
                 + (f" of length {len(params)}" if isinstance(params, Sequence) else "")
                 + ": call init first, and apply(params, x) in this order"
             )
+        z = jnp.asarray(x)
         for layer, layer_params in zip(self.layers, params, strict=True):
-            x = layer.apply(layer_params, x)
-        return x
+            z = layer.apply(layer_params, z)
+        return z
 
     def kernel(self, pair: Pair) -> Pair:
         for layer in self.layers:
@@ -84,7 +85,7 @@ class Frozen:
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         return self.layer.init(key, in_shape)
 
-    def apply(self, params: Params, x: Float[Array, "*batch d"]) -> Float[Array, "..."]:
+    def apply(self, params: Params, x: Float[AnyArray, "*batch d"]) -> Float[Array, "..."]:
         return self.layer.apply(jax.lax.stop_gradient(params), x)
 
     def kernel(self, pair: Pair) -> Pair:
@@ -131,8 +132,8 @@ class Residual:
             )
         return params, out_shape
 
-    def apply(self, params: Params, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        return x + self.layer.apply(params, x)
+    def apply(self, params: Params, x: Float[AnyArray, "*batch d"]) -> Float[Array, "*batch d"]:
+        return jnp.asarray(x) + self.layer.apply(params, x)
 
     def kernel(self, pair: Pair) -> Pair:
         if not _centred(self.layer):

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from ntkbook.activations import ActivationFunction
 from ntkbook.layers.protocol import (
+    AnyArray,
     Pair,
     Params,
     Shape,
@@ -56,7 +57,7 @@ class Dense:
             params["b"] = jax.random.normal(key_b, (self.width,))
         return params, (*in_shape[:-1], self.width)
 
-    def apply(self, params: Params, x: Float[Array, "*batch d"]) -> Float[Array, "*batch width"]:
+    def apply(self, params: Params, x: Float[AnyArray, "*batch d"]) -> Float[Array, "*batch width"]:
         fan_in = self._fan_in(params)
         require_features(self, x, fan_in)
         scale = self.w_std / np.sqrt(fan_in) if self.fan_in_scaling else self.w_std
@@ -118,7 +119,7 @@ class Activation:
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         return (), in_shape
 
-    def apply(self, params: Params, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    def apply(self, params: Params, x: Float[AnyArray, "..."]) -> Float[Array, "..."]:
         return self.function(x)
 
     def kernel(self, pair: Pair) -> Pair:
@@ -190,7 +191,7 @@ class Readout:
             )
         return (), in_shape[:-1]
 
-    def apply(self, params: Params, x: Float[Array, "*batch width"]) -> Float[Array, "*batch"]:
+    def apply(self, params: Params, x: Float[AnyArray, "*batch width"]) -> Float[Array, "*batch"]:
         a = self.values(x.shape[-1]).astype(x.dtype)
         require_features(self, x, a.shape[0])
         return x @ a / np.sqrt(x.shape[-1])
@@ -226,9 +227,9 @@ class Scalar:
             raise ValueError(f"Scalar needs a last axis of length 1, got in_shape {in_shape}")
         return (), in_shape[:-1]
 
-    def apply(self, params: Params, x: Float[Array, "*batch 1"]) -> Float[Array, "*batch"]:
+    def apply(self, params: Params, x: Float[AnyArray, "*batch 1"]) -> Float[Array, "*batch"]:
         require_features(self, x, 1)
-        return x[..., 0]
+        return jnp.asarray(x)[..., 0]
 
     def kernel(self, pair: Pair) -> Pair:
         return pair

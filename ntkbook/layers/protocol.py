@@ -13,6 +13,7 @@ from ntkbook.activations import ActivationFunction
 
 Params = Any
 Shape = tuple[int, ...]
+AnyArray = Array | np.ndarray
 
 
 @jax.tree_util.register_dataclass
@@ -69,7 +70,7 @@ class Layer(Protocol):
         """Standard normal parameters for inputs of ``in_shape`` (without batch axes)."""
         ...
 
-    def apply(self, params: Params, x: Float[Array, "*batch d"]) -> Float[Array, "..."]:
+    def apply(self, params: Params, x: Float[AnyArray, "*batch d"]) -> Float[Array, "..."]:
         """h(x; w); leading axes of x are batch."""
         ...
 
@@ -92,7 +93,7 @@ def require_shape(layer: object, in_shape: Shape) -> None:
     require_width("the last axis of in_shape", in_shape[-1])
 
 
-def require_features(layer: object, x: Array, expected: int) -> None:
+def require_features(layer: object, x: AnyArray, expected: int) -> None:
     """Refuse inputs whose last axis has not the expected length."""
     if jnp.shape(x)[-1:] != (expected,):
         raise ValueError(

@@ -1,0 +1,142 @@
+"""Shapes and types in the signatures hold at run time, and single precision works: one process."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ntkbook import erf, gelu, mlp, nngp, ntk, relu, tanh
+
+NETS = {
+    "relu": mlp(5, 3, relu, w_std=2**0.5),
+    "erf": mlp(5, 3, erf, w_std=1.5, b_std=0.1),
+    "gelu": mlp(5, 2, gelu, w_std=1.5, b_std=0.1),
+    "tanh": mlp(5, 2, tanh, b_std=0.1),
+}
+RNG = np.random.default_rng(32)
+X = RNG.normal(size=(6, 20)).astype(np.float32)
+NEAR = (X[:2] + 1e-3 * RNG.normal(size=(2, 20))).astype(np.float32)
+
+# In a process of its own, because annotations are checked only in modules imported under the hook,
+# and precision is chosen once.
+PROGRAM = """
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import TypeCheckError, install_import_hook
+from matplotlib.figure import Figure
+
+with install_import_hook("ntkbook", "beartype.beartype"):
+    import ntkbook as nb
+    from ntkbook import data, layers, page, plots, rates
+
+assert not jax.config.jax_enable_x64
+key = jax.random.key(0)
+x, near = (np.array(points, np.float32) for points in json.loads(sys.argv[1]))
+inputs = (x, jnp.asarray(x))
+
+
+def single(tree):
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(tree)), tree
+    return tree
+
+
+def refused(call):
+    try:
+        call()
+    except TypeCheckError:
+        return
+    raise AssertionError("the checker is asleep")
+
+
+refused(lambda: data.sphere(jnp.ones(3), 2, 2))
+refused(lambda: nb.ntk(nb.mlp(3, 1)).at_pair(jnp.ones((2, 3)), jnp.ones(3)))
+refused(lambda: nb.ntk(nb.mlp(3, 1)).at_pair(jnp.ones(2), jnp.ones(3)))
+refused(lambda: nb.linearize(nb.mlp(3, 1), ()))
+
+nets = {
+    "relu": nb.mlp(5, 3, nb.relu, w_std=2**0.5),
+    "erf": nb.mlp(5, 3, nb.erf, w_std=1.5, b_std=0.1),
+    "gelu": nb.mlp(5, 2, nb.gelu, w_std=1.5, b_std=0.1),
+    "tanh": nb.mlp(5, 2, nb.tanh, b_std=0.1),
+}
+more = [
+    nb.two_layer(2, nb.tanh, signs=(1.0, -1.0)),
+    nb.mlp(5, 1, b_std=0.1),
+    nb.mlp(5, 1, outputs=3),
+    nb.Sequential(
+        nb.Dense(5), nb.Residual(nb.Dense(5)), nb.Frozen(nb.Activation(nb.sine)), nb.Readout()
+    ),
+]
+for sigma in (
+    nb.absolute, nb.erf, nb.gelu, nb.identity, nb.leaky_relu(0.1), nb.quadratic, nb.relu, nb.sine,
+    nb.softplus, nb.tanh,
+):
+    for t in (0.5, *inputs):
+        single(sigma(t))
+    single(sigma.derivative(jnp.asarray(x)))
+    pair = layers.Pair.of_inputs(*jnp.asarray(x[:2]))
+    single(nb.Activation(sigma).kernel(nb.Dense(2).kernel(pair)).moments)
+
+for net in more:
+    params, out_shape = net.init(key, (x.shape[1],))
+    single(params)
+    for t in inputs:
+        assert single(net.apply(params, t)).shape == (len(x), *out_shape)
+    assert single(net.apply(params, x[0])).shape == out_shape
+    single(nb.linearize(net.apply, params)(params, x))
+    single(nb.empirical_ntk(net.apply, params)(x, jnp.asarray(near)))
+single(nb.tangent_features(net.apply, params)(x))
+
+single((data.circle(5), data.sphere(key, 4, 3)))
+ax = Figure().add_subplot()
+t = np.linspace(0, 1, 5)
+for convert in (np.asarray, jnp.asarray):
+    t, e = convert(t), convert(np.ones((5, 2)))
+    plots.function_and_tangent(ax, t, t, t)
+    plots.broken_line(ax, t, t, t[:2])
+    plots.rates(ax, t + 1, e, color="C0", label="")
+    plots.spectrum(ax, t, color="C0", label="")
+page.glue("name", "text")
+page.show(lambda figure: figure.add_subplot(), "A picture.")
+
+single(nb.ntk(more[0]).at_pair(*x[:2]))
+both = np.concatenate([x, near])
+kernels = {}
+for name, net in nets.items():
+    for maker in (nb.ntk, nb.nngp):
+        k = maker(net)
+        kernels[f"{name} {maker.__name__}"] = single(k(both)).tolist()
+with open(sys.argv[2], "w") as file:
+    json.dump(kernels, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def in_single_precision(tmp_path_factory):
+    out = tmp_path_factory.mktemp("single") / "kernels.json"
+    points = json.dumps([X.tolist(), NEAR.tolist()])
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, points, str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return {name: np.array(k) for name, k in json.loads(out.read_text()).items()}
+
+
+@pytest.mark.parametrize("kernel", [ntk, nngp])
+@pytest.mark.parametrize("name", NETS)
+def test_single_precision_has_the_stated_accuracy(in_single_precision, name, kernel):
+    both = np.concatenate([X, NEAR]).astype(float)
+    exact = np.asarray(kernel(NETS[name])(both))
+    error = np.abs(in_single_precision[f"{name} {kernel.__name__}"] - exact) / np.max(exact)
+    parallel = np.eye(8, dtype=bool)
+    for i in range(2):
+        parallel[i, 6 + i] = parallel[6 + i, i] = True
+    assert np.max(error[~parallel]) < 1e-5
+    kinked = name == "relu" and kernel is ntk
+    assert np.max(error[parallel]) < (1e-3 if kinked else 1e-5)
+    assert np.max(error) > 1e-9  # it was single precision
