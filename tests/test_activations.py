@@ -294,6 +294,14 @@ def test_homogeneous_functions_at_equal_and_opposite_inputs(slope, k):
     np.testing.assert_allclose(kappa_dot, [mean_square, slope], atol=4 * np.sqrt(EPS))
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.2, -1.0])
+def test_zero_input_counts_as_orthogonal_to_all(slope):
+    for k11, k22 in [(0.0, 0.7), (0.7, 0.0), (0.0, 0.0)]:
+        kappa, kappa_dot = dual(leaky_relu(slope), k11, 0.0, k22)
+        assert kappa == 0
+        np.testing.assert_allclose(kappa_dot, ((1 + slope) / 2) ** 2, rtol=1e-15)
+
+
 def test_relu_is_leaky_relu_with_slope_zero_and_absolute_with_slope_minus_one():
     for k in COVARIANCES:
         assert dual(relu, *k) == dual(leaky_relu(0.0), *k)
