@@ -140,14 +140,15 @@ def test_init_is_a_function_of_the_key(net):
 
 def test_parameters_are_independent_standard_normals():
     net = mlp(60, 2, w_std=3.0, b_std=2.0)  # the scales stand in the forward pass, not here
-    leaves = jax.tree.leaves(start(net, 60))
-    pooled = np.concatenate([np.ravel(leaf) for leaf in leaves])
-    assert stats.kstest(pooled, "norm").pvalue > 1e-4
-    one, two = (np.ravel(p["W"]) for p in (start(net, 60)[0], start(net, 60)[2]))
-    correlation = one @ two / len(one)  # standard error 1 / sqrt(count) when independent
-    assert abs(correlation) * np.sqrt(len(one)) < stats.norm.isf(0.5e-4)
-    bias, column = start(net, 60)[0]["b"], start(net, 60)[0]["W"][:, 0]
-    assert abs(bias @ column) / np.sqrt(60) < stats.norm.isf(0.5e-4)
+    leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(start(net, 60))]
+    for leaf in leaves:
+        assert stats.kstest(leaf, "norm").pvalue > 1e-4
+    # No number is used twice, neither within a layer nor between layers.
+    pooled = np.concatenate(leaves)
+    assert len(np.unique(pooled)) == len(pooled)
+    first, second = (leaf for leaf in leaves if len(leaf) == 3600)
+    correlation = first @ second / 3600  # standard error 1/60 when independent
+    assert abs(correlation) * 60 < stats.norm.isf(0.5e-4)
 
 
 def test_sequence_is_associative():
