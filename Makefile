@@ -49,7 +49,8 @@ types: $(READY) ## types of the library and the extensions: basedpyright
 .PHONY: unit
 unit: $(READY) ## unit tests, doctests of the library, the example of the README
 	$(call stage,unit tests and doctests)
-	@$(BIN)/pytest $(filter-out $(PAGE_TESTS),$(wildcard tests/test_*.py)) \
+# Two at a time: most of the work is compilation, which uses one core.
+	@$(BIN)/pytest -n 2 $(filter-out $(PAGE_TESTS),$(wildcard tests/test_*.py)) \
 	    ntkbook README.md --doctest-modules --doctest-glob=README.md
 
 .PHONY: check
