@@ -61,12 +61,12 @@ check: $(READY) ## stored outputs of the notebooks: complete, in order, no pictu
 .PHONY: nbval
 nbval: $(READY) ## execute the notebooks and compare with the stored outputs
 	$(call stage,notebooks against their stored outputs)
-	@$(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout=300 book
+	@$(BIN)/pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 book
 
 .PHONY: pages
 pages: book ## browser tests of the built pages
 	$(call stage,built pages)
-	@$(BIN)/pytest $(PAGE_TESTS)
+	@$(BIN)/pytest -n 2 $(PAGE_TESTS)
 
 .PHONY: notebooks
 notebooks: $(READY) ## execute the notebooks that changed and store their text outputs
