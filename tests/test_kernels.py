@@ -237,100 +237,11 @@ def test_gradient_at_a_zero_input(sigma):
     np.testing.assert_allclose(slope, kappa_dot * y / 4, rtol=1e-12)
 
 
-# --- empirical kernels ----------------------------------------------------------------------------
-
-
-def by_hand(params, x):
-    (a, b), c = params["pair"], params["c"]
-    return (x @ a) ** 2 / (1 + c**2) + jnp.sin(c * x[..., 0]) * jnp.sum(b)
-
-
-def jacobian(f, params, x):
-    """(n, ..., p), by forward differentiation of the whole batch."""
-    leaves = jax.tree.leaves(jax.jit(jax.jacfwd(f))(params, x))
-    values = jax.eval_shape(f, params, x).shape
-    return np.concatenate([np.reshape(leaf, (*values, -1)) for leaf in leaves], axis=-1)
-
-
-MODELS = {
-    "two layers": two_layer(11, tanh),
-    "mlp": mlp(7, 2, relu, b_std=0.4),
-    "outputs": mlp(7, 1, erf, outputs=3),
-    "one output kept": Sequential(Dense(5, b_std=1.0), Activation(tanh), Dense(1)),
-}
-MODELS = {name: (net.apply, net.init(KEY, (4,))[0]) for name, net in MODELS.items()}
-MODELS["by hand"] = (
-    by_hand,
-    {"pair": (jnp.arange(4.0) - 1.3, jnp.ones((2, 2)) / 3), "c": jnp.asarray(0.7)},
-)
-every_model = pytest.mark.parametrize(("f", "params"), MODELS.values(), ids=MODELS)
-
-
-@every_model
-def test_empirical_kernel_is_the_product_of_jacobians(f, params):
-    k = empirical_ntk(f, params)
-    jx, jy = jacobian(f, params, X), jacobian(f, params, Y)
-    if jx.ndim == 2:
-        expected = np.array([[gx @ gy for gy in jy] for gx in jx])
-    else:  # K[i, j, a, b] = <grad h_a(x_i), grad h_b(x_j)>
-        expected = np.array([[[[ga @ gb for gb in gy] for ga in gx] for gy in jy] for gx in jx])
-    np.testing.assert_allclose(k(X, Y), expected, rtol=1e-10, atol=1e-12)
-    gram = k(X)
-    assert gram.shape == (6, 6, *expected.shape[2:])
-    np.testing.assert_array_equal(k(X, X), gram)
-    if jx.ndim == 2:
-        np.testing.assert_allclose(gram, gram.T, rtol=1e-14)
-    else:
-        np.testing.assert_allclose(gram, np.transpose(gram, (1, 0, 3, 2)), rtol=1e-12)
-        outputs = jx.shape[1]
-        flat = np.transpose(gram, (0, 2, 1, 3)).reshape(6 * outputs, 6 * outputs)
-        eigenvalues = np.linalg.eigvalsh(flat)
-        assert eigenvalues[0] >= -len(flat) * EPS * eigenvalues[-1]
-
-
-@pytest.mark.parametrize("signs", ["alternating", (2.0, 0.5, -1.0)])
-def test_empirical_kernel_of_two_layers_is_the_sum_of_the_lecture(signs):
-    """(14.2): x . x' (1/N) sum_j a_j^2 sigma'(w_j . x) sigma'(w_j . x')."""
-    net = two_layer(3, relu, signs)
-    params, _ = net.init(KEY, (4,))
-    W = np.asarray(params[0]["W"])
-    a = [1, -1, 1] if signs == "alternating" else signs
-    expected = np.zeros((6, 3))
-    for i, x in enumerate(X):
-        for j, y in enumerate(Y):
-            for n in range(3):
-                w = W[:, n]
-                expected[i, j] += (x @ y) * a[n] ** 2 * (w @ x > 0) * (w @ y > 0) / 3
-    assert 0 < np.sum(expected != 0) < expected.size
-    np.testing.assert_allclose(empirical_ntk(net.apply, params)(X, Y), expected, rtol=1e-13)
-
-
-def test_frozen_parameters_do_not_count():
-    whole, part = mlp(7, 1, tanh), Sequential(Frozen(Dense(7)), *mlp(7, 1, tanh).layers[1:])
-    params, _ = whole.init(KEY, (4,))
-    z = np.tanh(X @ np.asarray(params[0]["W"]) / 2)
-    np.testing.assert_allclose(
-        empirical_ntk(part.apply, params)(X), z @ z.T / 7, rtol=1e-12, atol=1e-15
-    )
-
-
-def test_inputs_may_have_any_number_of_axes():
-    images = RNG.normal(size=(3, 2, 5))
-    w = RNG.normal(size=(2, 5))
-    k = empirical_ntk(lambda w, x: jnp.tanh(jnp.einsum("nij,ij->n", x, w)), w)
-    slope = np.cosh(np.einsum("nij,ij->n", images, w)) ** -2
-    gram = np.einsum("nij,mij->nm", images, images)
-    np.testing.assert_allclose(k(images), np.outer(slope, slope) * gram, rtol=1e-12)
-
-
 def test_kernels_compose_with_transformations():
-    f, params = MODELS["mlp"]
-    for k in (empirical_ntk(f, params), KERNELS["ntk erf"]):
-        np.testing.assert_allclose(jax.jit(k)(X, Y), k(X, Y), rtol=1e-12)
-        batched = jax.vmap(k, (0, None))(np.stack([X, 2 * X]), Y)
-        np.testing.assert_allclose(batched[1], k(2 * X, Y), rtol=1e-12)
-    traced = jax.jit(lambda p: empirical_ntk(f, p)(X))(params)
-    np.testing.assert_allclose(traced, empirical_ntk(f, params)(X), rtol=1e-12)
+    k = KERNELS["ntk erf"]
+    np.testing.assert_allclose(jax.jit(k)(X, Y), k(X, Y), rtol=1e-12)
+    batched = jax.vmap(k, (0, None))(np.stack([X, 2 * X]), Y)
+    np.testing.assert_allclose(batched[1], k(2 * X, Y), rtol=1e-12)
 
 
 # --- infinite kernels are limits of finite ones ---------------------------------------------------
@@ -428,21 +339,6 @@ def test_a_kernel_is_compiled_once_per_shape():
     assert len(calls) == 2 * traced
 
 
-def test_an_empirical_kernel_is_compiled_once_for_all_parameters():
-    calls = []
-
-    def f(w, x):
-        calls.append(None)
-        return jnp.tanh(x @ w)
-
-    k = empirical_ntk(f, jnp.ones(4))(X)
-    traced = len(calls)
-    assert traced > 0
-    np.testing.assert_array_equal(empirical_ntk(f, jnp.ones(4))(X), k)
-    empirical_ntk(f, jnp.zeros(4))(X)
-    assert len(calls) == traced
-
-
 def test_costs_per_input_are_not_paid_per_pair():
     depth = 3
     program = jax.jit(ntk(mlp(1, depth, relu))).lower(X, Y).compile().as_text()
@@ -454,16 +350,13 @@ def test_kernels_compare_by_value_and_print_briefly():
     assert hash(ntk(mlp(3, 1))) == hash(ntk(mlp(3, 1)))
     assert ntk(mlp(3, 1)) != ntk(mlp(3, 2))
     assert repr(ntk(Dense(2))).startswith("InfiniteKernel(net=Dense(width=2")
-    f, params = MODELS["by hand"]
-    assert "0.7" not in repr(empirical_ntk(f, params))
     static = jax.jit(lambda k, x: k(x), static_argnums=0)
     np.testing.assert_allclose(static(KERNELS["ntk erf"], X), KERNELS["ntk erf"](X))
 
 
 # --- bad input ------------------------------------------------------------------------------------
 
-F, P = MODELS["mlp"]
-BOTH = {"infinite": ntk(mlp(7, 2)), "empirical": empirical_ntk(F, P)}
+INFINITE = ntk(mlp(7, 2))
 BAD_INPUTS = {
     "one number": ((1.0,), r"x1 must be a batch of inputs, shape \(n, d\); got shape \(\)"),
     "one input": ((X[0],), r"x1 must be a batch.* got shape \(4,\): for n numbers use .*\(n, 1\)"),
@@ -480,51 +373,24 @@ BAD_INPUTS = {
 }
 
 
-@pytest.mark.parametrize("kernel", BOTH)
 @pytest.mark.parametrize("name", BAD_INPUTS)
-def test_bad_inputs_are_refused_with_what_was_expected_and_what_came(name, kernel):
+def test_bad_inputs_are_refused_with_what_was_expected_and_what_came(name):
     arguments, message = BAD_INPUTS[name]
     with pytest.raises(ValueError, match=message):
-        BOTH[kernel](*arguments)
+        INFINITE(*arguments)
 
 
 BAD_CALLS = {
     "images": (
-        lambda: BOTH["infinite"](np.ones((2, 3, 4))),
+        lambda: INFINITE(np.ones((2, 3, 4))),
         ValueError,
         r"expected inputs of shape \(n, d\), got \(2, 3, 4\)",
     ),
-    "features": (
-        lambda: BOTH["empirical"](X[:, :3]),
-        ValueError,
-        r"4 features on the last axis, got an input of shape \(1, 3\)",
-    ),
-    "params of another network": (
-        lambda: empirical_ntk(F, MODELS["two layers"][1])(X),
-        ValueError,
-        "tuple of parameters for 6 layers, got tuple of length 3",
-    ),
-    "no apply": (
-        lambda: empirical_ntk(mlp(7, 2), P),
-        TypeError,
-        r"a function f\(params, x\), such as net\.apply; got Sequential\(",
-    ),
-    "swapped": (lambda: empirical_ntk(P, F), TypeError, r"a function f\(params, x\).*; got \(\{"),
-    "apply": (lambda: ntk(F), TypeError, r"ntk takes layers.* got <bound method"),
+    "apply": (lambda: ntk(mlp(7, 2).apply), TypeError, r"ntk takes layers.* got <bound method"),
     "activation": (
         lambda: nngp(relu),
         TypeError,
         "nngp takes layers.* relu: wrap it in Activation",
-    ),
-    "matrix values": (
-        lambda: empirical_ntk(lambda w, x: x[:, :, None] * w, jnp.ones(2))(X),
-        ValueError,
-        r"values \(n,\) or \(n, outputs\), but .* for one input have shape \(4, 2\)",
-    ),
-    "no batch axis": (
-        lambda: empirical_ntk(lambda w, x: jnp.sum(x @ w), jnp.ones(4))(X),
-        ValueError,
-        r"keep the batch axis of x: for one input, shape \(1, 4\), it gave shape \(\)",
     ),
 }
 
