@@ -18,6 +18,24 @@ class Kernel(Protocol):
     ) -> Float[Array, "n1 n2 ..."]: ...
 
 
+def mirrored(block: Any) -> Any:
+    """k(x2, x1) from k(x1, x2): inputs change places, and so do outputs, if there are any."""
+    outputs = block.ndim - 2
+    if outputs % 2:
+        raise ValueError(
+            "a kernel has the shape (n1, n2, *outputs, *outputs), and no mirror image otherwise; "
+            f"got {block.shape}"
+        )
+    first, second = range(2, 2 + outputs // 2), range(2 + outputs // 2, block.ndim)
+    return block.transpose(1, 0, *second, *first)
+
+
+def require_kernel(name: str, kernel: Any) -> None:
+    """Refuses what cannot be called."""
+    if not callable(kernel):
+        raise TypeError(f"{name} needs a kernel, a function of (x1, x2), got {kernel!r}")
+
+
 def require_inputs(x: Any, name: str) -> Array:
     """x as a float array (n, ...) with n >= 1, finite: anything else is refused here."""
     x = jnp.asarray(x)
