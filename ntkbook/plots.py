@@ -213,3 +213,52 @@ def adversary(
     )
     ax.set(yticks=[])
     return ax
+
+
+def half_planes(
+    ax: Axes,
+    x1: Float[Array, "2"],
+    x2: Float[Array, "2"],
+    weights: Float[Array, "2 n"],
+    *,
+    radius: float = 3.0,
+) -> Axes:
+    """The plane of weights w: where w . x1 > 0, where w . x2 > 0, and the wedge where both are.
+
+    Each column of ``weights`` is a neuron and a dot: large and full in the wedge, where the
+    neuron is active at both inputs, and small elsewhere. The arrows point to the two inputs.
+
+    Raises:
+        ValueError: if the inputs are not of shape (2,) and of positive length, the weights not of
+            shape (2, n), or the radius is not positive.
+
+    Source: lecture 14.1.2, margin note "Draw a picture for this"; chapter "Kernel".
+    """
+    x1, x2, weights = np.asarray(x1), np.asarray(x2), np.asarray(weights)
+    for x in (x1, x2):
+        if x.shape != (2,) or not np.linalg.norm(x) > 0:
+            raise ValueError(f"expected an input of shape (2,) that is not zero, got {x}")
+    if weights.ndim != 2 or weights.shape[0] != 2:
+        raise ValueError(f"expected weights of shape (2, n), got {weights.shape}")
+    if not radius > 0:
+        raise ValueError(f"radius must be positive, got {radius}")
+    both = (x1 @ weights > 0) & (x2 @ weights > 0)
+    for x, color, name in ((x1, "C0", "x"), (x2, "C1", "x'")):
+        half_turn = np.arctan2(x[1], x[0]) + np.linspace(-np.pi / 2, np.pi / 2, 181)
+        ax.fill(
+            radius * np.cos(half_turn),
+            radius * np.sin(half_turn),
+            color=color,
+            alpha=0.22,
+            linewidth=0,
+            label=rf"$w\cdot {name} > 0$",
+        )
+        tip = 0.55 * radius * x / np.linalg.norm(x)
+        ax.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2})
+        ax.text(*(1.12 * tip), f"${name}$", color=color, ha="center", va="center")
+    ax.plot(*weights[:, both], "o", color="C2", markersize=4, label="active at both")
+    ax.plot(*weights[:, ~both], "o", color="C5", markersize=2, label="other neurons")
+    ax.set(aspect="equal", xlim=(-radius, radius), ylim=(-radius, radius), xticks=[], yticks=[])
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)
+    return ax

@@ -116,7 +116,38 @@ def test_spectrum(ax):
     assert labels(ax) == ["K"]
 
 
+def test_half_planes(ax):
+    x1, x2 = np.array([2.0, 0.0]), np.array([-1.0, 1.0])  # at 135 degrees
+    weights = np.array([[1.0, 1.0, -1.0, -1.0, 0.1], [0.5, 2.0, 0.5, -1.0, 1.0]])
+    assert plots.half_planes(ax, x1, x2, weights) is ax
+    both, others = ax.lines
+    np.testing.assert_array_equal(both.get_xydata(), [[1, 2], [0.1, 1]])
+    np.testing.assert_array_equal(others.get_xydata(), [[1, 0.5], [-1, 0.5], [-1, -1]])
+    for x, patch in zip((x1, x2), ax.patches, strict=True):
+        # The half disc of the input: on its side of the line through 0, out to the radius.
+        corners = patch.get_xy()
+        assert np.all(corners @ x > -1e-12)
+        assert np.isclose(np.max(corners @ x), 3.0 * np.linalg.norm(x))
+    assert len(set(labels(ax))) == 4
+
+
 BAD = {
+    "input zero": (
+        lambda ax: plots.half_planes(ax, T[1:3], np.zeros(2), np.ones((2, 3))),
+        r"of shape \(2,\) that is not zero, got \[0\. 0\.\]",
+    ),
+    "input in space": (
+        lambda ax: plots.half_planes(ax, T[1:4], T[1:3], np.ones((2, 3))),
+        r"an input of shape \(2,\)",
+    ),
+    "weights transposed": (
+        lambda ax: plots.half_planes(ax, T[1:3], T[1:3], np.ones((3, 2))),
+        r"weights of shape \(2, n\), got \(3, 2\)",
+    ),
+    "radius": (
+        lambda ax: plots.half_planes(ax, T[1:3], T[1:3], np.ones((2, 3)), radius=0.0),
+        r"radius must be positive, got 0\.0",
+    ),
     "one point": (
         lambda ax: plots.function_and_tangent(ax, T[:1], T[:1], T[:1]),
         r"at least two abscissae, shape \(n,\), got \(1,\)",
