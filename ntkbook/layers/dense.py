@@ -60,9 +60,17 @@ class Dense:
     def apply(self, params: Params, x: Float[AnyArray, "*batch d"]) -> Float[Array, "*batch width"]:
         fan_in = self._fan_in(params)
         require_features(self, x, fan_in)
-        scale = self.w_std / np.sqrt(fan_in) if self.fan_in_scaling else self.w_std
-        z = scale * (x @ params["W"])
+        z = self._scale(fan_in) * (x @ params["W"])
         return z + self.b_std * params["b"] if self.b_std > 0 else z
+
+    def weight_inputs(
+        self, params: Params, x: Float[AnyArray, "*batch d"]
+    ) -> tuple[Float[AnyArray, "*batch d"], float]:
+        """(a, beta) with apply(params, x) = a W + beta b: what the parameters multiply."""
+        return self._scale(self._fan_in(params)) * x, self.b_std
+
+    def _scale(self, fan_in: int) -> float:
+        return self.w_std / np.sqrt(fan_in) if self.fan_in_scaling else self.w_std
 
     def _fan_in(self, params: Params) -> int:
         names = {"W", "b"} if self.b_std > 0 else {"W"}
