@@ -253,9 +253,10 @@ def half_planes(
             linewidth=0,
             label=rf"$w\cdot {name} > 0$",
         )
-        tip = 0.55 * radius * x / np.linalg.norm(x)
-        ax.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2})
-        ax.text(*(1.12 * tip), f"${name}$", color=color, ha="center", va="center")
+        east, north = 0.55 * radius * x / np.linalg.norm(x)
+        arrow = {"arrowstyle": "-|>", "color": color, "lw": 2}
+        ax.annotate("", (east, north), (0, 0), arrowprops=arrow)
+        ax.text(1.15 * east, 1.15 * north, f"${name}$", color=color, ha="center", va="center")
     ax.plot(*weights[:, both], "o", color="C2", markersize=4, label="active at both")
     ax.plot(*weights[:, ~both], "o", color="C5", markersize=2, label="other neurons")
     ax.set(aspect="equal", xlim=(-radius, radius), ylim=(-radius, radius), xticks=[], yticks=[])
