@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 import jax
@@ -15,26 +17,41 @@ from scipy import integrate, special, stats
 
 from ntkbook.activations import (
     absolute,
+    cosine,
     erf,
+    exponential,
     gelu,
+    hermite,
     hermite_dual,
     identity,
     leaky_relu,
     quadratic,
+    rbf,
     relu,
+    sigmoid,
+    silu,
     sine,
     softplus,
+    step,
     tanh,
 )
+from ntkbook.activations.arctangent import arctan2
+from ntkbook.kernels import nngp, ntk
+from ntkbook.layers import mlp
 
-SMOOTH = [erf, gelu, identity, quadratic, sine, softplus, tanh]
+SMOOTH = [cosine, erf, gelu, identity, quadratic, rbf(0.7), sigmoid, silu, sine, softplus, tanh]
+SMOOTH += [hermite(degree) for degree in range(3)]
+GROWING = [exponential, hermite(3), hermite(5)]  # analytic, but sigma'' is unbounded
 KINKED = [relu, leaky_relu(0.2), leaky_relu(-0.5), absolute]
-EVERY = SMOOTH + KINKED
+CONTINUOUS = SMOOTH + GROWING + KINKED
+EVERY = [*CONTINUOUS, step]
 
 LAW = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 EPS = np.finfo(float).eps
 
 every = pytest.mark.parametrize("sigma", EVERY, ids=repr)
+continuous = pytest.mark.parametrize("sigma", CONTINUOUS, ids=repr)
+analytic = pytest.mark.parametrize("sigma", SMOOTH + GROWING, ids=repr)
 smooth = pytest.mark.parametrize("sigma", SMOOTH, ids=repr)
 kinked = pytest.mark.parametrize("sigma", KINKED, ids=repr)
 
@@ -75,7 +92,39 @@ def with_kink(slope):
     return Formula(lambda t: np.where(t > 0, t, slope * t), lambda t: np.where(t > 0, 1.0, slope))
 
 
+def polynomial(*coefficients):
+    p = np.polynomial.Polynomial(coefficients)
+    return Formula(p, p.deriv(), p.deriv(2))
+
+
+def wave(amplitude, frequency, phase):
+    return Formula(
+        lambda t: amplitude * np.sin(frequency * t + phase),
+        lambda t: amplitude * frequency * np.cos(frequency * t + phase),
+        lambda t: -amplitude * frequency**2 * np.sin(frequency * t + phase),
+    )
+
+
 FORMULAS = {
+    step: Formula(lambda t: np.where(t > 0, 1.0, 0.0), np.zeros_like),
+    exponential: Formula(np.exp, np.exp, np.exp),
+    hermite(0): polynomial(1),
+    hermite(1): polynomial(0, 1),
+    hermite(2): polynomial(-np.sqrt(1 / 2), 0, np.sqrt(1 / 2)),
+    hermite(3): polynomial(0, -3 / np.sqrt(6), 0, 1 / np.sqrt(6)),
+    hermite(5): polynomial(*np.array([0, 15, 0, -10, 0, 1]) / np.sqrt(120)),
+    cosine: wave(1, 1, np.pi / 2),
+    rbf(0.7): wave(np.sqrt(2), np.sqrt(1.4), np.pi / 4),
+    sigmoid: Formula(
+        special.expit,
+        lambda t: special.expit(t) * special.expit(-t),
+        lambda t: special.expit(t) * special.expit(-t) * (1 - 2 * special.expit(t)),
+    ),
+    silu: Formula(
+        lambda t: t * special.expit(t),
+        lambda t: special.expit(t) * (1 + t * special.expit(-t)),
+        lambda t: special.expit(t) * special.expit(-t) * (2 - t * np.tanh(t / 2)),
+    ),
     relu: with_kink(0.0),
     leaky_relu(0.2): with_kink(0.2),
     leaky_relu(-0.5): with_kink(-0.5),
@@ -129,6 +178,13 @@ def test_smoothness_is_the_largest_second_derivative(sigma):
     np.testing.assert_allclose(sigma.smoothness, largest, rtol=1e-7, atol=0)
 
 
+@pytest.mark.parametrize("sigma", GROWING, ids=repr)
+def test_smoothness_is_infinite_where_the_second_derivative_grows(sigma):
+    curvature = np.abs(FORMULAS[sigma].curvature(np.array([1e1, 1e2])))
+    assert curvature[1] > 9 * curvature[0]
+    assert sigma.smoothness == np.inf
+
+
 @kinked
 def test_kinked_activations_are_not_smooth(sigma):
     jump = sigma.derivative(1e-300) - sigma.derivative(-1e-300)
@@ -178,14 +234,14 @@ COVARIANCES = [
 ]
 
 
-@smooth
+@analytic
 def test_dual_is_the_gaussian_mean_of_products(sigma):
     for k in COVARIANCES:
         expected = [plane_mean(product(g), *k) for g in FORMULAS[sigma][:2]]
         np.testing.assert_allclose(dual(sigma, *k), expected, atol=1e-10)
 
 
-@smooth
+@analytic
 def test_slope_of_kappa_in_a_variance_is_half_of_the_second_derivative_met(sigma):
     value, _, curvature = FORMULAS[sigma]
     for k in [(1.0, 0.4, 0.5), (0.6, -0.6, 0.8)]:
@@ -233,7 +289,7 @@ def covariance(k11, c, k22):
     return k11, c * np.sqrt(k11 * k22), k22
 
 
-@every
+@continuous
 @LAW
 @given(variances, cosines, variances)
 @example(1.0, 1.0, 1.0)
@@ -308,7 +364,7 @@ def test_relu_is_leaky_relu_with_slope_zero_and_absolute_with_slope_minus_one():
         assert dual(absolute, *k) == dual(leaky_relu(-1.0), *k)
 
 
-@pytest.mark.parametrize("sigma", [erf, identity, sine, tanh], ids=repr)
+@pytest.mark.parametrize("sigma", [erf, identity, sine, tanh, hermite(3)], ids=repr)
 @pytest.mark.parametrize("c", [1.0, 0.3, -1.0])
 @pytest.mark.parametrize("k", [1e-12, 1e-9])
 def test_small_inputs_see_the_slope_at_zero(sigma, c, k):
@@ -341,7 +397,7 @@ def test_large_equal_inputs_keep_their_digits(sigma, k):
     np.testing.assert_allclose(dual(sigma, k, k, k)[1], expected, rtol=tolerance)
 
 
-@every
+@pytest.mark.parametrize("sigma", [s for s in EVERY if s is not exponential], ids=repr)
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("c", [1.0, -1.0, 0.0, 0.3])
 def test_values_and_slopes_are_finite(sigma, scale, c):
@@ -351,7 +407,7 @@ def test_values_and_slopes_are_finite(sigma, scale, c):
         assert np.all(np.isfinite(slopes(sigma, k11, k12, k22)))
 
 
-@pytest.mark.parametrize("sigma", [*KINKED, erf, gelu], ids=repr)
+@pytest.mark.parametrize("sigma", [*KINKED, erf, gelu, step], ids=repr)
 @pytest.mark.parametrize("k", [1.0, 1e16])  # at 1e16 the excess is larger than the 1 in 1 + 2 k
 def test_rounding_beyond_cauchy_schwarz_is_harmless(sigma, k):
     above = np.nextafter(k, np.inf)
@@ -361,6 +417,168 @@ def test_rounding_beyond_cauchy_schwarz_is_harmless(sigma, k):
         )
         assert np.all(np.isfinite(dual(sigma, k, sign * above, k)))
         assert np.all(np.isfinite(slopes(sigma, k, sign * above, k)))
+
+
+def test_exponential_overflows_where_it_says():
+    assert np.all(np.isfinite(dual(exponential, 354, 354, 354)))
+    assert np.all(np.isfinite(slopes(exponential, 354, 354, 354)))
+    assert dual(exponential, 355, 355, 355) == (np.inf, np.inf)
+    assert np.isfinite(exponential.dual(*jnp.full(3, 44, jnp.float32))[0])
+    assert exponential.dual(*jnp.full(3, 44.5, jnp.float32))[0] == np.inf
+    assert dual(exponential, 1e12, -1e12, 1e12) == (1, 1)
+
+
+def test_rbf_has_the_gaussian_kernel():
+    rng = np.random.default_rng(5)
+    x = jnp.asarray(rng.standard_normal((6, 3)))
+    squares = np.sum((x[:, None] - x) ** 2, axis=-1)
+    for gamma in (0.2, 1.0, 3.0):
+        kappa, kappa_dot = rbf(gamma).dual(np.sum(x**2, axis=1)[:, None], x @ x.T, np.sum(x**2, 1))
+        np.testing.assert_allclose(kappa, np.exp(-gamma * squares), rtol=1e-12)
+        np.testing.assert_allclose(kappa_dot, 2 * gamma * np.exp(-gamma * squares), rtol=1e-12)
+
+
+# --- Hermite polynomials -------------------------------------------------------------------------
+
+
+def test_hermite_polynomials_are_orthonormal():
+    nodes, weights = special.roots_hermitenorm(20)
+    values = np.stack([hermite(degree)(nodes) for degree in range(9)])
+    gram = (values * weights / weights.sum()) @ values.T
+    np.testing.assert_allclose(gram, np.eye(9), atol=1e-12)
+    for degree in range(9):
+        for c in (-1.0, -0.3, 0.0, 0.6, 1.0):
+            kappa, kappa_dot = dual(hermite(degree), 1.0, c, 1.0)
+            np.testing.assert_allclose(kappa, c**degree, rtol=1e-13)
+            slope = degree * c ** (degree - 1) if degree else 0.0
+            np.testing.assert_allclose(kappa_dot, slope, rtol=1e-13)
+
+
+@pytest.mark.parametrize("degree", range(8))
+def test_hermite_dual_at_any_variances(degree):
+    # Gauss-Hermite quadrature with 10 nodes an axis is exact for these polynomials.
+    nodes, weights = special.roots_hermitenorm(10)
+    weights = weights / weights.sum()
+    for k11, k12, k22 in [(1.7, 0.9, 0.6), (0.3, -0.2, 2.5), (4.0, 4.0, 4.0), (0.5, 0.0, 3.0)]:
+        g, h = np.meshgrid(nodes, nodes, indexing="ij")
+        u = np.sqrt(k11) * g
+        v = (k12 * g + np.sqrt(max(k11 * k22 - k12**2, 0)) * h) / np.sqrt(k11)
+        products = (
+            special.eval_hermitenorm(n, u) * special.eval_hermitenorm(n, v)
+            for n in (degree, max(degree - 1, 0))
+        )
+        mean, mean_below = (weights @ p @ weights for p in products)
+        expected = np.array([mean, degree**2 * mean_below]) / math.factorial(degree)
+        np.testing.assert_allclose(
+            dual(hermite(degree), k11, k12, k22), expected, rtol=1e-12, atol=1e-13
+        )
+
+
+@pytest.mark.parametrize("k", [(0.75, 0.5, 1.25), (0.75, -0.625, 0.75), (2.0, 1.5, 4.0)])
+def test_hermite_dual_of_high_degree_keeps_its_digits(k):
+    n = 30
+    k11, k12, k22 = (Fraction(x) for x in k)
+    terms = [
+        Fraction(math.factorial(n), math.factorial(m) ** 2 * math.factorial(n - 2 * m))
+        * ((k11 - 1) * (k22 - 1) / 4) ** m
+        * k12 ** (n - 2 * m)
+        for m in range(n // 2 + 1)
+    ]
+    np.testing.assert_allclose(dual(hermite(n), *k)[0], float(sum(terms)), rtol=1e-12)
+
+
+# --- the step ------------------------------------------------------------------------------------
+
+
+def test_step_is_the_derivative_of_relu():
+    t = jnp.asarray(POINTS)
+    np.testing.assert_array_equal(step(t), relu.derivative(t))
+    assert np.isnan(step(jnp.nan))
+    for k in COVARIANCES:
+        kappa, kappa_dot = dual(step, *k)
+        np.testing.assert_allclose(kappa, dual(relu, *k)[1], atol=4 * np.sqrt(EPS))
+        assert kappa_dot == 0
+
+
+@pytest.mark.parametrize("k", [1e-12, 1.0, 1e12])
+def test_step_counts_the_sector_where_both_are_positive(k):
+    for sixths, cosine_of in enumerate([1, np.sqrt(3) / 2, 0.5, 0, -0.5, -np.sqrt(3) / 2, -1]):
+        kappa = dual(step, k, cosine_of * k, k)[0]
+        np.testing.assert_allclose(kappa, (1 - sixths / 6) / 2, atol=4 * np.sqrt(EPS))
+
+
+def test_step_of_a_zero_input_is_zero():
+    for k11, k22 in [(0.0, 0.7), (0.7, 0.0), (0.0, 0.0)]:
+        assert dual(step, k11, 0.0, k22) == (0, 0)
+    assert float(step(0.0)) == 0
+
+
+def test_gradients_end_at_a_step():
+    x = jnp.asarray(np.random.default_rng(6).standard_normal((4, 3)))
+    net = mlp(20, 2, step, b_std=0.5)
+    # What remains is the readout's tangent kernel, which is the network's covariance.
+    np.testing.assert_allclose(ntk(net)(x), nngp(net)(x), rtol=1e-14)
+    params, _ = net.init(jax.random.key(0), x.shape[1:])
+    gradient = jax.tree.leaves(jax.jit(jax.grad(lambda w: jnp.sum(net.apply(w, x))))(params))
+    assert [bool(np.any(g != 0)) for g in gradient] == [False] * 4 + [True] * 2  # W, b by layer
+
+
+# --- the angle -----------------------------------------------------------------------------------
+
+
+compiled_arctan2 = jax.jit(arctan2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arctan2_is_the_angle(dtype):
+    rng = np.random.default_rng(7)
+    size = 200_000
+    y, x = rng.choice([-1, 1], (2, size)) * 10 ** rng.uniform(-9, 9, (2, size))
+    y[::2] = x[::2] * rng.uniform(-3, 3, size // 2)
+    y, x = y.astype(dtype), x.astype(dtype)
+    expected = np.arctan2(y.astype(np.float64), x.astype(np.float64))
+    angle = compiled_arctan2(y, x)
+    assert angle.dtype == dtype
+    np.testing.assert_allclose(angle, expected, rtol=3 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arctan2_on_the_axes_and_diagonals(dtype):
+    y, x = np.array(
+        [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 0)]
+    ).T
+    expected = np.array([0, 1, 2, 3, 4, -3, -2, -1, 0]) * np.pi / 4
+    angle = compiled_arctan2(y.astype(dtype), x.astype(dtype))
+    np.testing.assert_allclose(angle, expected, rtol=np.finfo(dtype).eps)
+
+
+def test_arctan2_has_the_slopes_of_the_angle():
+    slopes_of = [jax.jit(jax.vmap(jax.grad(f, (0, 1)))) for f in (arctan2, jnp.arctan2)]
+    curvatures_of = [jax.jit(jax.vmap(jax.hessian(f, (0, 1)))) for f in (arctan2, jnp.arctan2)]
+    turn = np.linspace(-3.1, 3.1, 33)
+    y, x = 3 * np.sin(turn), 3 * np.cos(turn)
+    for (ours, other), rtol in [(slopes_of, 1e-15), (curvatures_of, 1e-12)]:
+        np.testing.assert_allclose(ours(y, x), other(y, x), rtol=rtol, atol=1e-15)
+    assert jax.grad(arctan2, (0, 1))(0.0, 0.0) == (0, 0)
+
+
+# --- single precision ----------------------------------------------------------------------------
+
+
+@every
+def test_dual_keeps_single_precision(sigma):
+    k = jax.ShapeDtypeStruct((), jnp.float32)
+    assert [out.dtype for out in jax.eval_shape(sigma.dual, k, k, k)] == [jnp.float32] * 2
+
+
+@pytest.mark.parametrize("sigma", [erf, gelu, tanh, sine, cosine, exponential], ids=repr)
+def test_single_precision_has_five_digits_through_three_layers(sigma):
+    x = np.random.default_rng(8).standard_normal((12, 784)).astype(np.float32)
+    # Three exponentials of exponentials: only small variances stay in range.
+    w_std, b_std = (0.5, 0.0) if sigma is exponential else (1.2, 0.3)
+    kernel = ntk(mlp(1, 3, sigma, w_std=w_std, b_std=b_std))
+    single, double = np.array(kernel(x), float), np.array(kernel(x.astype(float)))
+    np.testing.assert_allclose(single, double, rtol=1e-5)
 
 
 # --- the Hermite series --------------------------------------------------------------------------
@@ -378,7 +596,25 @@ def test_series_has_the_stated_accuracy_for_tanh(k, accuracy):
     assert accuracy / 100 < worst < accuracy  # the statement is neither false nor idle
 
 
-@pytest.mark.parametrize("sigma", [erf, gelu, sine], ids=repr)
+@pytest.mark.parametrize("sigma", [sigmoid, softplus, silu], ids=repr)
+@pytest.mark.parametrize(("k", "accuracy"), [(4.0, 1e-10), (16.0, 1e-5)])
+def test_series_bears_four_times_as_much_for_the_logistic_family(sigma, k, accuracy):
+    for covariances in [(k, -k, k), (k, 0.99 * k, k), (k, k, k), (0.3 * k, 0.3**0.5 * k, k)]:
+        expected = [plane_mean(product(g), *covariances) for g in FORMULAS[sigma][:2]]
+        np.testing.assert_allclose(dual(sigma, *covariances), expected, atol=accuracy)
+
+
+def test_series_pays_for_quadrature_once_an_input():
+    n, nodes = 200, 320
+    pairs = jax.vmap(jax.vmap(tanh.dual, (None, 0, 0)), (0, 0, None))
+    k, k12 = jax.ShapeDtypeStruct((n,), jnp.float64), jax.ShapeDtypeStruct((n, n), jnp.float64)
+    compiled = jax.jit(pairs).lower(k, k12, k).compile()
+    # sigma and sigma' at every node, at every input of both sides; no more than a root a pair.
+    assert compiled.cost_analysis()["transcendentals"] <= 4 * nodes * 2 * n + 2 * n**2
+    assert compiled.memory_analysis().temp_size_in_bytes < 10 * 8 * n**2 + 4 * 8 * nodes * 2 * n
+
+
+@pytest.mark.parametrize("sigma", [cosine, erf, gelu, sine, rbf(0.5)], ids=repr)
 def test_series_and_closed_form_agree(sigma):
     series = jax.jit(hermite_dual(sigma.function, sigma.derivative))
     for k in COVARIANCES:
@@ -407,11 +643,16 @@ def test_activations_compare_hash_print_and_stay_as_they_are():
     assert leaky_relu() == leaky_relu(0.01) == leaky_relu(slope=np.float64(0.01))
     assert hash(leaky_relu(1)) == hash(leaky_relu(1.0))
     assert leaky_relu(0.1) != leaky_relu(0.2)
+    assert rbf() == rbf(1) == rbf(gamma=np.float32(1))
+    assert rbf(0.5) != rbf(1)
+    assert hermite(3) == hermite(np.int64(3)) != hermite(4)
     assert len(set(EVERY)) == len(EVERY)
-    assert [repr(sigma) for sigma in (relu, gelu, leaky_relu(1))] == [
+    assert [repr(sigma) for sigma in (relu, gelu, leaky_relu(1), rbf(2), hermite(3))] == [
         "relu",
         "gelu",
         "leaky_relu(1.0)",
+        "rbf(2.0)",
+        "hermite(3)",
     ]
     assert repr(dataclasses.replace(tanh, name="mine")) == "mine"
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -428,3 +669,15 @@ def test_activation_is_a_static_argument(sigma):
 def test_leaky_relu_refuses(slope):
     with pytest.raises(ValueError, match=r"slope must be a finite number, got "):
         leaky_relu(slope)
+
+
+@pytest.mark.parametrize("gamma", [0, -1.0, np.nan, np.inf, "0.1", None, 1j, jnp.array(0.1)])
+def test_rbf_refuses(gamma):
+    with pytest.raises(ValueError, match=r"gamma must be a positive finite number, got "):
+        rbf(gamma)
+
+
+@pytest.mark.parametrize("degree", [-1, 2.0, np.nan, True, "3", None, 1j, jnp.array(3)])
+def test_hermite_refuses(degree):
+    with pytest.raises(ValueError, match=r"degree must be an integer, 0 or more, got "):
+        hermite(degree)

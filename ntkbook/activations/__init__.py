@@ -10,20 +10,29 @@ kappa_dot is the derivative of kappa in k12; the tests check every dual against 
 
 from ntkbook.activations.function import ActivationFunction
 from ntkbook.activations.piecewise_linear import absolute, leaky_relu, relu
-from ntkbook.activations.series import hermite_dual, softplus, tanh
-from ntkbook.activations.smooth import erf, gelu, identity, quadratic, sine
+from ntkbook.activations.polynomial import hermite, identity, quadratic
+from ntkbook.activations.series import hermite_dual, sigmoid, silu, softplus, tanh
+from ntkbook.activations.smooth import cosine, erf, exponential, gelu, rbf, sine
+from ntkbook.activations.threshold import step
 
 __all__ = [
     "ActivationFunction",
     "absolute",
+    "cosine",
     "erf",
+    "exponential",
     "gelu",
+    "hermite",
     "hermite_dual",
     "identity",
     "leaky_relu",
     "quadratic",
+    "rbf",
     "relu",
+    "sigmoid",
+    "silu",
     "sine",
     "softplus",
+    "step",
     "tanh",
 ]
