@@ -130,4 +130,8 @@ def on_devices(kernel: Kernel, devices: Iterable[Any] | None = None) -> ShardedK
 
     Source: `jax.shard_map`; appendix "Scaling up".
     """
-    return ShardedKernel(kernel, tuple(jax.devices() if devices is None else devices))
+    if devices is None:
+        devices = jax.devices()
+    if not isinstance(devices, Iterable):
+        raise TypeError(f"on_devices needs devices as in jax.devices(), got {devices!r}")
+    return ShardedKernel(kernel, tuple(devices))

@@ -166,14 +166,15 @@ def stream(
         disable=not progress,
     ):
         values = values_of(i, j)
+        mirror = mirrored(values) if x2 is None else None
         if out is None:
             # The record first: killed in between, the next call finds it and begins again.
             _save(record, state)
             shape = (len(rows), len(columns), *values.shape[2:])
             out = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)
         out[row_blocks[i].place, column_blocks[j].place] = values
-        if x2 is None and i != j:
-            out[column_blocks[j].place, row_blocks[i].place] = mirrored(values)
+        if mirror is not None and i != j:
+            out[column_blocks[j].place, row_blocks[i].place] = mirror
         out.flush()
         state["done"] += 1
         _save(record, state)
