@@ -2,7 +2,7 @@
 
 import json
 import os
-import socket
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +40,7 @@ import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ntkbook import on_devices
 from test_devices import KERNELS, X, Y, noisy
@@ -62,6 +63,16 @@ for name, devices, n in json.loads(sys.argv[1]):
             "shards": [[s.device.id, list(s.data.shape)] for s in out.addressable_shards],
         }
         calls.clear()
+
+def who(x1, x2=None):
+    # The device that computes an entry.
+    shape = len(x1), len(x1 if x2 is None else x2)
+    return jnp.full(shape, jax.lax.axis_index("rows"), float)
+
+
+for devices in (2, 3, 4):
+    on = on_devices(who, jax.devices()[:devices])
+    found[f"who {devices}"] = np.asarray(on(np.ones((24, 1))))
 
 # Inputs that were put on one device, and a kernel on one that is not the first.
 x = jax.device_put(X, jax.devices()[3])
@@ -131,6 +142,23 @@ def test_work_is_divided_evenly(on_four, case):
     assert entries == padded**2 / (2 * devices)
 
 
+@pytest.mark.parametrize("devices", [2, 3, 4])
+def test_each_device_computes_as_many_entries_as_any_other(on_four, devices):
+    who = on_four[0][f"who {devices}"]
+    np.testing.assert_array_equal(who, who.T)
+    _, counts = np.unique(who, return_counts=True)
+    assert list(counts) == [24 * 24 / devices] * devices
+
+
+def test_the_circle_of_four_devices(on_four):
+    """The table in the appendix "Scaling up", of the devices that compute a block."""
+    page = Path(__file__).parent.parent / "book" / "appendix" / "scaling-up.md"
+    rows = re.findall(r"^\| \*\*device \d\*\* \|(.*)\|$", page.read_text(encoding="utf-8"), re.M)
+    table = [[set(map(int, re.findall(r"\d", cell))) for cell in row.split("|")] for row in rows]
+    blocks = on_four[0]["who 4"].reshape(4, 6, 4, 6)
+    assert table == [[set(np.unique(blocks[p, :, q])) for q in range(4)] for p in range(4)]
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_rows_stay_where_they_were_computed(on_four, case):
     name, devices, n = case
@@ -147,50 +175,6 @@ def test_inputs_may_lie_on_any_device(on_four):
     for name in ("committed", "under jit"):
         np.testing.assert_allclose(found[name], KERNELS["noisy"](X), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(found["last alone"], KERNELS["noisy"](X, Y), rtol=1e-12, atol=1e-14)
-
-
-HOSTS = """
-import sys
-
-import jax
-
-jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
-
-import numpy as np
-from jax.experimental import multihost_utils
-from ntkbook import on_devices
-from test_devices import X, Y, noisy
-
-assert len(jax.devices()) == 4
-assert len(jax.local_devices()) == 2
-k = on_devices(noisy)
-for inputs in ((X[:8],), (X[:8], Y)):
-    K = k(*inputs)
-    whole = np.asarray(noisy(*inputs))
-    assert not K.is_fully_addressable
-    assert len(K.addressable_shards) == 2
-    for shard in K.addressable_shards:
-        assert shard.data.shape == (2, whole.shape[1])
-        np.testing.assert_allclose(shard.data, whole[shard.index], rtol=1e-12, atol=1e-14)
-    gathered = multihost_utils.process_allgather(K, tiled=True)
-    np.testing.assert_allclose(gathered, whole, rtol=1e-12, atol=1e-14)
-print("host", jax.process_index(), "is content")
-"""
-
-
-def test_several_hosts():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    hosts = [python(HOSTS, address, host, devices=2) for host in range(2)]
-    try:
-        for number, host in enumerate(hosts):
-            output, _ = host.communicate(timeout=300)
-            assert host.returncode == 0, output
-            assert f"host {number} is content" in output
-    finally:
-        for host in hosts:
-            host.kill()
 
 
 BAD = {
