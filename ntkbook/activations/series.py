@@ -83,7 +83,7 @@ def _hermite_functions(degree: int, nodes: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _sigmoid(t: Array) -> Array:
-    return jax.nn.sigmoid(1.0 * t)  # which takes no integers
+    return jax.nn.sigmoid(1.0 * t)  # it takes no integers
 
 
 def _sigmoid_slope(t: Array) -> Array:

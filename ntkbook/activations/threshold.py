@@ -25,7 +25,7 @@ step = ActivationFunction(
 )
 """1 for t > 0, 0 otherwise: kappa is the orthant probability P(u > 0, v > 0).
 
-Its derivative is 0 but for t = 0, and automatic differentiation says 0 there, too. So gradients
+Its derivative is 0 except at t = 0, and automatic differentiation says 0 there, too. So gradients
 end at a step: kappa_dot = 0, and the tangent kernel of a network of steps, infinite as well as
 empirical, is that of the layers above the last step. Price's theorem does not hold, as it would
 count the jump: kappa itself does change with k12. Source: lecture 14.1.2 for the dual.
