@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
+from numpy import memmap
 from tqdm import tqdm
 
 from ntkbook.kernels.protocol import Kernel, mirrored, require_inputs, require_kernel, require_pair
@@ -69,10 +71,10 @@ def stream(
     x1: Float[ArrayLike, "n1 *d"],
     x2: Float[ArrayLike, "n2 *d"] | None = None,
     *,
-    path: str | os.PathLike[str],
+    path: str | PathLike[str],
     tile: int = 1024,
     progress: bool = True,
-) -> np.memmap:
+) -> memmap:
     """k(x1, x2) in a file: computed tile by tile, so that neither memory nor a kill is an end.
 
     Stop it when you like (Ctrl-C, or worse): the same call goes on behind the last whole tile.
