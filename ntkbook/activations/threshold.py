@@ -10,9 +10,8 @@ from ntkbook.activations.function import ActivationFunction, determinant, safe_s
 def _step_dual(k11: Array, k12: Array, k22: Array) -> tuple[Array, Array]:
     s = safe_sqrt(determinant(k11, k12, k22))
     defined = (s > 0) | (k12 != 0)
-    quadrant = arctan2(s, jnp.where(defined, -k12, 1.0)) / (2 * jnp.pi)
     # Orthogonal inputs have s > 0. Where nothing is defined, an input is 0, and so is its step.
-    kappa = jnp.where((k11 > 0) & (k22 > 0), quadrant, 0.0)
+    kappa = arctan2(s, jnp.where(defined, -k12, 1.0)) / (2 * jnp.pi)
     return kappa, jnp.zeros_like(kappa)
 
 
