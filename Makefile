@@ -73,6 +73,10 @@ notebooks: $(READY) ## execute the notebooks that changed and store their text o
 	@$(BIN)/python book/_ext/stored_outputs.py
 	@$(BIN)/python book/_ext/check_notebooks.py
 
+.PHONY: bench
+bench: $(READY) ## speed beside neural-tangents, for the performance page (FLAGS=--quick: a look)
+	@$(BIN)/python benchmarks/run.py $(FLAGS)
+
 .PHONY: lock
 lock: $(READY) ## derive requirements.lock and environment.yml (FLAGS=--upgrade: newest versions)
 	@$(BIN)/python .ci/lock.py $(FLAGS)

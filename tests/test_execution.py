@@ -123,9 +123,10 @@ def package(tiny, monkeypatch):
         ("ntkbook/inner/deep.py", ""),
         ("ntkbook/table.json", "{}"),
         ("requirements.lock", "jax==1"),
+        ("benchmarks/results.json", "{}"),
     ],
 )
-def test_digest_depends_on_package_and_lock(package, name, text):
+def test_digest_depends_on_package_lock_and_benchmark(package, name, text):
     before = execution.digest(package)
     (package / name).parent.mkdir(exist_ok=True)
     (package / name).write_text(text)

@@ -96,6 +96,9 @@ def digest(root: Path) -> str:
     names = ("jax", "jaxlib", "numpy", "matplotlib")
     parts = [platform.python_version(), *(version(name) for name in names)]
     parts.append((root / "requirements.lock").read_text(encoding="utf-8"))
+    # What the performance page reads.
+    times = root / "benchmarks" / "results.json"
+    parts.append(times.read_text(encoding="utf-8") if times.exists() else "")
     for path in files:
         parts.append(path.relative_to(folder).as_posix())
         parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
