@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 Elementwise = Callable[[Array], Array]
 Dual = Callable[[Array, Array, Array], tuple[Array, Array]]
+GapDual = Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class ActivationFunction:
         smoothness: beta = sup |sigma''|, so that sigma' is beta-Lipschitz; ``inf`` at a kink.
         dual: (k11, k12, k22) -> (kappa, kappa_dot) as in `ntkbook.activations`.
 
+        gap_dual: None, or (k11, k12, k22, gap) -> (kappa, kappa_dot, new gap), where gap is
+            E(u - v)^2 = k11 + k22 - 2 k12, known better than by subtraction, and the new gap
+            E(sigma(u) - sigma(v))^2 is, too. A kink needs it where u and v are close.
+        second_moment: None, or k -> E[sigma(u)^2] = kappa at k11 = k12 = k22 = k, in fewer steps.
+
     Example:
         >>> from ntkbook import relu
         >>> float(relu(2.0)), float(relu.derivative(-3.0)), relu.smoothness
@@ -37,6 +43,8 @@ class ActivationFunction:
     derivative: Elementwise
     smoothness: float
     dual: Dual
+    gap_dual: GapDual | None = None
+    second_moment: Elementwise | None = None
 
     def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         return self.function(jnp.asarray(t))

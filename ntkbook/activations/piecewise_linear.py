@@ -7,16 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ntkbook.activations.function import ActivationFunction, determinant, safe_sqrt
-
-
-def _angle(k11: Array, k12: Array, k22: Array) -> tuple[Array, Array]:
-    """sqrt(k11 k22) sin(theta) and theta, the angle between the two inputs."""
-    s = safe_sqrt(determinant(k11, k12, k22))
-    # arctan2, not arccos: arccos loses half the digits at small angles, and its slope there is
-    # infinite. With a zero input there is no angle; pi/2 is its average.
-    defined = (s > 0) | (k12 != 0)
-    return s, jnp.where(defined, jnp.arctan2(s, jnp.where(defined, k12, 1.0)), jnp.pi / 2)
+from ntkbook.activations.angle import angle
+from ntkbook.activations.function import ActivationFunction, safe_sqrt
 
 
 @functools.cache
@@ -29,10 +21,28 @@ def _piecewise_linear(name: str, left: float, right: float) -> ActivationFunctio
         below = left * t if left else jnp.zeros_like(t)
         return jnp.where(t <= 0, below, right * t)
 
+    def gap_dual(k11: Array, k12: Array, k22: Array, gap: Array) -> tuple[Array, Array, Array]:
+        a, b = safe_sqrt(k11), safe_sqrt(k22)
+        # Divisions once per input, not per pair.
+        over_a, over_b = (1 / jnp.where(s > 0, s, jnp.inf) for s in (a, b))
+        # |u||v| (1 - cos theta), from the gap if u and v are close: then the lengths are, too.
+        close = 2 * gap < k11 + k22
+        versine = jnp.where(close, (gap - (a - b) ** 2) / 2, a * b - k12) * over_a * over_b
+        # With a zero input there is no angle; the average of all is pi / 2.
+        versine = jnp.where(a * b > 0, jnp.clip(versine, 0.0, 2.0), 1.0)
+        theta, defect = angle(versine)
+        # Everything below is a function of the versine, not of gap and k12 again: so a chain of
+        # layers stays one loop over the pairs for the compiler.
+        # E|u||v| = k12 + (2 / pi) |u| |v| (sin theta - theta cos theta), in standard deviations.
+        bend = (2 * absolute**2 / jnp.pi) * (a * b) * defect
+        square = linear**2 + absolute**2
+        kappa = square * (a * b) * (1 - versine) + bend
+        kappa_dot = square - (2 * absolute**2 / jnp.pi) * theta
+        return kappa, kappa_dot, square * ((a - b) ** 2 + 2 * (a * b) * versine) - 2 * bend
+
     def dual(k11: Array, k12: Array, k22: Array) -> tuple[Array, Array]:
-        s, theta = _angle(k11, k12, k22)
-        kappa = linear**2 * k12 + absolute**2 * (2 / jnp.pi) * (s + (jnp.pi / 2 - theta) * k12)
-        return kappa, linear**2 + absolute**2 * (1 - 2 * theta / jnp.pi)
+        gap = jnp.maximum(k11 + k22 - 2 * k12, 0.0)
+        return gap_dual(k11, k12, k22, gap)[:2]
 
     return ActivationFunction(
         name=name,
@@ -40,6 +50,8 @@ def _piecewise_linear(name: str, left: float, right: float) -> ActivationFunctio
         derivative=lambda t: jnp.where(t > 0, right, left) * jnp.ones_like(t),
         smoothness=float("inf"),
         dual=dual,
+        gap_dual=gap_dual,
+        second_moment=lambda k: (linear**2 + absolute**2) * k,
     )
 
 

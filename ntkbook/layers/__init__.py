@@ -5,21 +5,30 @@ what remains of both when every hidden width tends to infinity. All random param
 standard normal and every scale stands in the forward pass: the NTK parametrisation.
 """
 
-from ntkbook.layers.combinators import Frozen, Residual, Sequential
+from ntkbook.layers.attention import LayerNorm, SelfAttention
+from ntkbook.layers.combinators import Frozen, Parallel, Residual, Sequential
+from ntkbook.layers.convolution import AvgPool, Conv, Flatten, GlobalAvgPool
 from ntkbook.layers.dense import Activation, Dense, Readout, Scalar
 from ntkbook.layers.networks import mlp, two_layer
 from ntkbook.layers.protocol import Layer, Pair, Params, Shape
 
 __all__ = [
     "Activation",
+    "AvgPool",
+    "Conv",
     "Dense",
+    "Flatten",
     "Frozen",
+    "GlobalAvgPool",
     "Layer",
+    "LayerNorm",
     "Pair",
+    "Parallel",
     "Params",
     "Readout",
     "Residual",
     "Scalar",
+    "SelfAttention",
     "Sequential",
     "Shape",
     "mlp",

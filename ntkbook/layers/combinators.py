@@ -1,5 +1,6 @@
-"""Networks out of layers: in sequence, around a skip connection, untrained."""
+"""Networks out of layers: in sequence, side by side, around a skip connection, untrained."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -7,8 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ntkbook.layers.attention import SelfAttention
+from ntkbook.layers.convolution import Conv
 from ntkbook.layers.dense import Dense
-from ntkbook.layers.protocol import AnyArray, Layer, Pair, Params, Shape, require_layer
+from ntkbook.layers.protocol import (
+    AnyArray,
+    Layer,
+    Pair,
+    Params,
+    Shape,
+    mixes_positions,
+    require_layer,
+)
 
 
 @dataclass(frozen=True, init=False)
@@ -34,6 +45,10 @@ class Sequential:
         for layer in layers:
             require_layer("Sequential", layer)
         object.__setattr__(self, "layers", layers)
+
+    @property
+    def every_position(self) -> bool:
+        return any(map(mixes_positions, self.layers))
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
@@ -82,6 +97,10 @@ class Frozen:
     def __post_init__(self) -> None:
         require_layer("Frozen", self.layer)
 
+    @property
+    def every_position(self) -> bool:
+        return mixes_positions(self.layer)
+
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         return self.layer.init(key, in_shape)
 
@@ -98,12 +117,14 @@ class Frozen:
 def _centred(layer: Layer) -> bool:
     """Whether fresh weights at the end make the output uncorrelated with the input."""
     match layer:
-        case Dense():
+        case Dense() | Conv() | SelfAttention():
             return True
         case Sequential(layers=layers):
             return _centred(layers[-1])
         case Frozen(layer=inner):
             return _centred(inner)
+        case Parallel(branches=branches):
+            return all(map(_centred, branches))
         case _:
             return False
 
@@ -123,6 +144,10 @@ class Residual:
 
     def __post_init__(self) -> None:
         require_layer("Residual", self.layer)
+
+    @property
+    def every_position(self) -> bool:
+        return mixes_positions(self.layer)
 
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         params, out_shape = self.layer.init(key, in_shape)
@@ -146,6 +171,89 @@ class Residual:
                 "a Residual around raw inputs keeps their finite number of features and has no "
                 "infinite-width limit: put a Dense layer before it"
             )
-        branch = self.layer.kernel(pair)
-        k11, k12, k22 = (k + b for k, b in zip(pair.moments, branch.moments, strict=True))
-        return replace(pair, k11=k11, k12=k12, k22=k22, theta=pair.theta + branch.theta)
+        return _sum(pair, self.layer.kernel(pair))
+
+
+@dataclass(frozen=True, init=False)
+class Parallel:
+    """x -> l_1(x) + ... + l_n(x): branches side by side, summed.
+
+    The limit exists when all branches but one end in fresh weights (`Dense`, `Conv`,
+    `SelfAttention`), so that the summands are uncorrelated.
+
+    Example:
+        >>> net = Parallel(Dense(4), Sequential(Dense(8), Dense(4)))
+        >>> net.init(jax.random.key(0), (3,))[1]
+        (4,)
+
+    Raises:
+        ValueError: if there is no branch, if their shapes differ, or (in ``kernel``) there is no
+            limit.
+        TypeError: for what is not a layer.
+    """
+
+    branches: tuple[Layer, ...]
+
+    def __init__(self, *branches: Layer) -> None:
+        if not branches:
+            raise ValueError("Parallel needs at least one branch")
+        for branch in branches:
+            require_layer("Parallel", branch)
+        object.__setattr__(self, "branches", branches)
+
+    def __repr__(self) -> str:
+        return f"Parallel({', '.join(map(repr, self.branches))})"
+
+    @property
+    def every_position(self) -> bool:
+        return any(map(mixes_positions, self.branches))
+
+    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
+        keys = jax.random.split(key, len(self.branches))
+        made = [b.init(k, in_shape) for b, k in zip(self.branches, keys, strict=True)]
+        shapes = [shape for _, shape in made]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"the branches of Parallel must have one shape, they have {shapes}")
+        return tuple(params for params, _ in made), shapes[0]
+
+    def apply(self, params: Params, x: Float[AnyArray, "*batch d"]) -> Float[Array, "..."]:
+        if not isinstance(params, Sequence) or len(params) != len(self.branches):
+            raise ValueError(
+                f"expected a tuple of parameters for {len(self.branches)} branches, "
+                f"got {type(params).__name__}: call init first, and apply(params, x) in this order"
+            )
+        values = [b.apply(p, x) for b, p in zip(self.branches, params, strict=True)]
+        return functools.reduce(jnp.add, values)
+
+    def kernel(self, pair: Pair) -> Pair:
+        correlated = [branch for branch in self.branches if not _centred(branch)]
+        if len(correlated) > 1:
+            raise ValueError(
+                f"all branches of Parallel but one must end in fresh weights; {correlated} do not, "
+                "and the covariances alone do not determine the limit of their sum"
+            )
+        return functools.reduce(_sum, [branch.kernel(pair) for branch in self.branches])
+
+
+def _sum(one: Pair, other: Pair) -> Pair:
+    """The sum of two uncorrelated summands, at least one of them centred."""
+    if (one.positions, one.every_position) != (other.positions, other.every_position):
+        raise ValueError("the summands must have the same positions")
+    k11, k12, k22 = (k + b for k, b in zip(one.moments, other.moments, strict=True))
+    m11, m12, m22 = (
+        m + b
+        for m, b in zip((one.m11, one.m12, one.m22), (other.m11, other.m12, other.m22), strict=True)
+    )
+    return replace(
+        one,
+        k11=k11,
+        k12=k12,
+        k22=k22,
+        theta=one.theta + other.theta,
+        gap=one.squared_distance + other.squared_distance,
+        m11=m11,
+        m12=m12,
+        m22=m22,
+        fan_in=None,
+        gaussian=one.gaussian and other.gaussian,
+    )

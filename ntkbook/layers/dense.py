@@ -1,6 +1,6 @@
 """Dense layers, activations and the lecture's fixed readout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -15,6 +15,7 @@ from ntkbook.layers.protocol import (
     Params,
     Shape,
     require_features,
+    require_no_positions,
     require_scale,
     require_shape,
     require_width,
@@ -70,7 +71,7 @@ class Dense:
         return self._scale(self._fan_in(params)) * x, self.b_std
 
     def _scale(self, fan_in: int) -> float:
-        return self.w_std / np.sqrt(fan_in) if self.fan_in_scaling else self.w_std
+        return float(self.w_std / np.sqrt(fan_in)) if self.fan_in_scaling else self.w_std
 
     def _fan_in(self, params: Params) -> int:
         names = {"W", "b"} if self.b_std > 0 else {"W"}
@@ -101,7 +102,9 @@ class Dense:
             gain *= pair.fan_in
         k11, k12, k22 = (gain * k + self.b_std**2 for k in pair.moments)
         # The new weights contribute the covariance itself; the older ones pass through W.
-        return Pair(k11, k12, k22, theta=k12 + gain * pair.theta, gaussian=True)
+        theta = k12 + gain * pair.theta
+        gap = gain * pair.squared_distance  # the bias cancels
+        return pair.behind_fresh_weights(k11, k12, k22, theta, gap)
 
 
 @dataclass(frozen=True)
@@ -136,17 +139,34 @@ class Activation:
             raise ValueError(
                 f"{self} acts on {source}, which is not Gaussian: put a Dense layer before it"
             )
-        k11, k12, k22 = pair.moments
         dual = self.function.dual
-        kappa, kappa_dot = dual(k11, k12, k22)
-        # On the diagonals k12 = k11; with k12 = 0, kappa is the product of the means. XLA drops
-        # what is not needed of these.
-        (kappa11, _), (kappa22, _) = dual(k11, k11, k11), dual(k22, k22, k22)
-        m11, m12, m22 = (
-            dual(k, jnp.zeros_like(k12), k_other)[0]
-            for k, k_other in ((k11, k11), (k11, k22), (k22, k22))
+        v1, v2 = pair.spread(*pair.variances)
+        if self.function.gap_dual is None:
+            kappa, kappa_dot = dual(v1, pair.k12, v2)
+            gap = None
+        else:
+            kappa, kappa_dot, gap = self.function.gap_dual(v1, pair.k12, v2, pair.squared_distance)
+        if pair.every_position or self.function.second_moment is None:
+            kappa11, kappa22 = (dual(*pair.own(k))[0] for k in (pair.k11, pair.k22))
+        else:
+            kappa11, kappa22 = (self.function.second_moment(k) for k in (pair.k11, pair.k22))
+        means = (0.0, 0.0, 0.0)
+        if pair.positions == 0:
+            # With k12 = 0, kappa is the product of the means. XLA drops what is not needed of this.
+            zero = jnp.zeros_like(pair.k12)
+            means = tuple(dual(a, zero, b)[0] for a, b in ((v1, v1), (v1, v2), (v2, v2)))
+        return replace(
+            pair,
+            k11=kappa11,
+            k12=kappa,
+            k22=kappa22,
+            theta=kappa_dot * pair.theta,
+            gap=gap,
+            m11=means[0],
+            m12=means[1],
+            m22=means[2],
+            gaussian=False,
         )
-        return Pair(kappa11, kappa, kappa22, kappa_dot * pair.theta, m11, m12, m22)
 
 
 @dataclass(frozen=True)
@@ -202,9 +222,10 @@ class Readout:
     def apply(self, params: Params, x: Float[AnyArray, "*batch width"]) -> Float[Array, "*batch"]:
         a = self.values(x.shape[-1]).astype(x.dtype)
         require_features(self, x, a.shape[0])
-        return x @ a / np.sqrt(x.shape[-1])
+        return x @ a / float(np.sqrt(x.shape[-1]))
 
     def kernel(self, pair: Pair) -> Pair:
+        require_no_positions(self, pair)
         if pair.fan_in is not None:
             raise ValueError(
                 f"{self} sums raw inputs, which are not random: put a Dense layer before it"
@@ -223,7 +244,7 @@ class Readout:
         )
         # Signs are fixed, so the features' variance remains, not their second moment.
         k11, k12, k22 = (scale * k for k in pair.covariances)
-        return Pair(k11, k12, k22, theta=scale * pair.theta, no_covariance=reason)
+        return Pair(k11, k12, k22, theta=scale * pair.theta, same=pair.same, no_covariance=reason)
 
 
 @dataclass(frozen=True)
