@@ -253,13 +253,14 @@ def half_planes(
             linewidth=0,
             label=rf"$w\cdot {name} > 0$",
         )
-        east, north = 0.55 * radius * x / np.linalg.norm(x)
+        east, north = radius * x / np.linalg.norm(x)
         arrow = {"arrowstyle": "-|>", "color": color, "lw": 2}
         ax.annotate("", (east, north), (0, 0), arrowprops=arrow)
-        ax.text(1.15 * east, 1.15 * north, f"${name}$", color=color, ha="center", va="center")
+        ax.text(1.12 * east, 1.12 * north, f"${name}$", color=color, ha="center", va="center")
     ax.plot(*weights[:, both], "o", color="C2", markersize=4, label="active at both")
     ax.plot(*weights[:, ~both], "o", color="C5", markersize=2, label="other neurons")
-    ax.set(aspect="equal", xlim=(-radius, radius), ylim=(-radius, radius), xticks=[], yticks=[])
+    room = (-1.2 * radius, 1.2 * radius)
+    ax.set(aspect="equal", xlim=room, ylim=room, xticks=[], yticks=[])
     for side in ("left", "bottom"):
         ax.spines[side].set_visible(False)
     return ax
