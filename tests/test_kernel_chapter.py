@@ -1,6 +1,5 @@
 """The statements of the chapter "Kernel"."""
 
-import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -369,7 +368,7 @@ def test_eigenvalues_on_the_circle():
 
 @pytest.mark.claim("thm-kernel-spectrum")
 def test_quadratic_form_vanishes_exactly_on_odd_functions_without_linear_part(rng):
-    """On the corners of a cube all is a finite sum; its symmetry makes averages exact."""
+    """For the uniform law on 40 antipodal pairs in place of the sphere."""
     half = unit_vectors(rng, 40, 4)
     x = np.concatenate([half, -half])
     K = limit(x)
@@ -539,7 +538,3 @@ def test_library_agrees_where_inputs_are_near():
     eps = np.array([1e-1, 1e-2, 1e-3])
     row = np.asarray(K_INF(on_circle(np.zeros(1)), on_circle(eps)))[0]
     np.testing.assert_allclose(row, np.cos(eps) * (np.pi - eps) / (2 * np.pi), atol=1e-12)
-
-
-def test_jax_is_in_double_precision():
-    assert jax.numpy.zeros(()).dtype == np.float64
