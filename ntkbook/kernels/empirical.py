@@ -208,7 +208,7 @@ def _split(params: Params) -> tuple[list[Array], tuple[Hashable, ...], Any]:
         if not isinstance(leaf, jax.core.Tracer) and not np.all(np.isfinite(leaf)):
             raise ValueError(f"{where} contains NaN or infinity")
         constants.append(None)
-        trained.append(leaf)
+        trained.append(jnp.asarray(leaf))
     if not trained:
         raise ValueError(f"params hold no array, so that there is nothing to train: {params!r}")
     return trained, tuple(constants), tree
@@ -248,7 +248,7 @@ def _diagonal(plan: _Plan, trained: list[Array], x: Array) -> Array:
 
     # As many inputs at a time as have room for their gradients, were these all explicit.
     k = int(np.prod(plan.value(trained, x).shape))
-    room = plan.memory // sum(k * leaf.size * leaf.dtype.itemsize for leaf in trained)
+    room = plan.memory // max(1, sum(k * leaf.size * leaf.dtype.itemsize for leaf in trained))
     return jax.lax.map(at_one, x, batch_size=int(np.clip(room, 1, len(x))))
 
 

@@ -6,7 +6,7 @@ products form a matrix with n k rows, which the functions here return flat: i be
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class Part(Protocol):
     """The gradients in some of the parameters, as a pytree whose arrays have n first."""
 
-    def inner(self, other: Self, trace: bool) -> Float[Array, "rows columns"]:
+    def inner(self, other: Any, trace: bool) -> Float[Array, "rows columns"]:
         """(n1 k, n2 k), or (n1, n2) after the sum over equal outputs."""
         ...
 
@@ -31,9 +32,9 @@ class Part(Protocol):
 class Explicit:
     """The gradients themselves, one row for each input and output."""
 
-    rows: Float[Array, "n k p"]
+    rows: Any  # (n, k, p): an array, or its shape alone
 
-    def inner(self, other: Self, trace: bool) -> Float[Array, "rows columns"]:
+    def inner(self, other: "Explicit", trace: bool) -> Float[Array, "rows columns"]:
         return _product(self.rows, other.rows, trace)
 
     def bytes_per_pair(self, trace: bool) -> int:
@@ -51,11 +52,11 @@ class Factored:
         bias: what the biases multiply; 0 without biases.
     """
 
-    a: Float[Array, "n t features"]
-    delta: Float[Array, "n k t width"]
+    a: Any  # (n, t, features)
+    delta: Any  # (n, k, t, width)
     bias: float = field(metadata={"static": True})
 
-    def inner(self, other: Self, trace: bool) -> Float[Array, "rows columns"]:
+    def inner(self, other: "Factored", trace: bool) -> Float[Array, "rows columns"]:
         """<a, a'> <delta, delta'>, summed over pairs of positions."""
         (n1, k, t1, _), (n2, _, t2, _) = self.delta.shape, other.delta.shape
         if t1 == t2 == 1:

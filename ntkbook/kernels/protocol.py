@@ -1,6 +1,6 @@
 """The Kernel protocol, and the inputs that every kernel refuses."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.core
@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """A kernel on batches: k(x1, x2)[i, j] = k(x1[i], x2[j]); x2 defaults to x1."""
 
