@@ -39,15 +39,21 @@ def normal(i, *shape):
     return jax.random.normal(jax.random.fold_in(KEY, i), shape)
 
 
-@partial(jax.jit, static_argnums=(0, 2))
+def starts(net, in_shape, seeds):
+    """Parameters of independent networks, drawn by numpy: no random bits to compile."""
+    shapes = jax.eval_shape(lambda: net.init(KEY, in_shape)[0])
+    rng = np.random.default_rng(1413)
+    return jax.tree.map(lambda leaf: rng.standard_normal((seeds, *leaf.shape)), shapes)
+
+
+@partial(jax.jit, static_argnums=0)
+def kernels_at(net, params, x):
+    return jax.lax.map(lambda w: empirical_ntk(net.apply, w)(x), params)
+
+
 def kernels(net, x, seeds):
     """Empirical kernels of independent networks."""
-
-    def one(key):
-        params, _ = net.init(key, x.shape[1:])
-        return empirical_ntk(net.apply, params)(x)
-
-    return jax.lax.map(one, jax.random.split(KEY, seeds))
+    return np.asarray(kernels_at(net, starts(net, x.shape[1:], seeds), x))
 
 
 def in_the_plane(f, k11, k12, k22, nodes=160):
@@ -131,7 +137,7 @@ def test_kernels_converge_in_mean_square():
     limit = np.asarray(ntk(uneven(1, 1))(x))
     same, different = [], []
     for n in sizes.tolist():
-        k = np.asarray(kernels(uneven(2 * n, n, outputs=2), x, 40))
+        k = kernels(uneven(2 * n, n, outputs=2), x, 40)
         same.append(((k[..., 0, 0] - limit) ** 2).mean(axis=(1, 2)))
         different.append((k[..., 0, 1] ** 2).mean(axis=(1, 2)))
     for squares in (same, different):
@@ -145,10 +151,8 @@ def test_outputs_become_gaussian_with_the_covariance():
     x, seeds = normal(2, 2, 3), 2000
     net = uneven(64, 64, sigma=relu)
 
-    def outputs(key):
-        return net.apply(net.init(key, (3,))[0], x)[:, 0]
-
-    h = np.asarray(jax.jit(lambda keys: jax.lax.map(outputs, keys))(jax.random.split(KEY, seeds)))
+    params = starts(net, (3,), seeds)
+    h = np.asarray(jax.jit(lambda w: jax.lax.map(lambda w: net.apply(w, x)[:, 0], w))(params))
     whitened = np.linalg.solve(np.linalg.cholesky(np.asarray(nngp(net)(x))), h.T)
     # A direction that is neither input, against the standard normal law.
     assert stats.kstest((whitened[0] + whitened[1]) / np.sqrt(2), "norm").pvalue > 1e-3
@@ -259,21 +263,14 @@ def test_standard_parametrisation_forgets_the_first_layer():
     limit = np.asarray(ntk(first_frozen)(x))
     whole = np.asarray(ntk(mlp(1, 2, tanh))(x))
     f = partial(standard, w_std=1.0)
-    squares, last = [], None
+    at = jax.jit(lambda U: jax.lax.map(lambda U: empirical_ntk(f, U)(x), U))
+    rng, squares, last = np.random.default_rng(7), [], None
     for n in sizes.tolist():
-
-        def one(key, n=n):
-            shapes = ((4, n), (n, n), (n, 1))
-            keys = jax.random.split(key, 3)
-            U = [
-                jax.random.normal(k, shape) / np.sqrt(shape[0])
-                for k, shape in zip(keys, shapes, strict=True)
-            ]
-            return empirical_ntk(f, U)(x) / n
-
-        last = np.asarray(
-            jax.jit(lambda keys, one=one: jax.lax.map(one, keys))(jax.random.split(KEY, 40))
-        )
+        U = [
+            rng.standard_normal((40, *shape)) / np.sqrt(shape[0])
+            for shape in ((4, n), (n, n), (n, 1))
+        ]
+        last = np.asarray(at(U)) / n
         squares.append(((last - limit) ** 2).mean(axis=(1, 2)))
     rate = mean_square_rate(sizes, squares)
     # At least like 1/n: the first layer's share falls even faster.
@@ -326,7 +323,7 @@ def test_convolutional_kernels_converge():
     x, sizes = normal(9, 2, 5, 3), np.array([8, 32, 128])
     limit = np.asarray(ntk(convolutional(1, GlobalAvgPool()))(x))
     squares = [
-        ((np.asarray(kernels(convolutional(n, GlobalAvgPool()), x, 40)) - limit) ** 2).mean((1, 2))
+        ((kernels(convolutional(n, GlobalAvgPool()), x, 40) - limit) ** 2).mean((1, 2))
         for n in sizes.tolist()
     ]
     rate = mean_square_rate(sizes, squares)
@@ -347,10 +344,7 @@ def test_attention_with_logits_over_the_width_is_uniform_in_the_limit():
     kappa, kappa_dot = relu.dual(np.diag(S)[:, None], S, np.diag(S))
     limit = np.asarray(kappa + 2 * kappa_dot * S)
     assert np.allclose(ntk(attentive(1))(x), limit, rtol=1e-6)
-    squares = [
-        ((np.asarray(kernels(attentive(n), x, 40)) - limit) ** 2).mean((1, 2))
-        for n in sizes.tolist()
-    ]
+    squares = [((kernels(attentive(n), x, 40) - limit) ** 2).mean((1, 2)) for n in sizes.tolist()]
     rate = mean_square_rate(sizes, squares)
     assert abs(rate.slope + 1) < 3 * rate.standard_error
     assert rate.standard_error < 0.3
@@ -362,15 +356,13 @@ def test_attention_with_logits_over_the_root_stays_random():
     net = SelfAttention(n, scaling="root")
     rng = np.random.default_rng(11)
 
-    def last_part(key):
+    def last_part(params):
         """The last layer's part of the kernel of the mean of sigma(y)."""
-        params, _ = net.init(key, x.shape)
         features = jnp.maximum(net.apply(params, x), 0).mean(axis=0)
         return features @ features / n
 
-    finite = np.asarray(
-        jax.jit(lambda keys: jax.lax.map(last_part, keys))(jax.random.split(KEY, seeds))
-    )
+    params = starts(net, x.shape, seeds)
+    finite = np.asarray(jax.jit(lambda w: jax.lax.map(last_part, w))(params))
     S = np.asarray(x @ x.T / 4)
     L = np.linalg.cholesky(S)
     G = L @ rng.standard_normal((seeds, 3, 3)) @ L.T
@@ -441,7 +433,7 @@ def test_the_layer_of_the_chapter():
     gain = example("example-layer")["Gain"]()
     x = normal(12, 2, 4)
     net = Sequential(Dense(64, 1.2), Activation(gelu), gain, Dense(1), Scalar())
-    sample = np.asarray(kernels(net, x, 400))
+    sample = kernels(net, x, 400)
     error = sample.std(axis=0, ddof=1) / 20
     assert np.all(np.abs(sample.mean(axis=0) - ntk(net)(x)) < 4 * error)
     with pytest.raises(ValueError, match="not Gaussian"):
