@@ -88,7 +88,7 @@ PARTS = tuple(
     replace(_RELU, name=kind, title=title, kind=kind, n=n, shape=(n,))
     for kind, title, n in (
         ("machine-product", "product of two square matrices", 3000),
-        ("machine-add", "y + 1 for a vector y beyond all caches", 8000),
+        ("machine-sum", "sums of the rows of a matrix that fits no cache", 8000),
         ("layer-arccos", "one layer, by arccos", 2000),
         ("layer-arctan2", "one layer, by arctan2", 2000),
         ("layer-library", "one layer, by the library's dual", 2000),

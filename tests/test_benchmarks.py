@@ -33,7 +33,7 @@ def test_every_case_is_a_kernel(case):
 def test_parts_of_a_layer_are_one_function(case):
     if case.name.startswith("machine"):
         x = np.ones((3, 3), np.float32)
-        assert np.asarray(ours.kernel(case)(x)).max() in (2, 3)
+        np.testing.assert_array_equal(ours.kernel(case)(x), 3)
         return
     k = np.linspace(-6, 6, 9, dtype=np.float32)[None]
     kappa, theta = ours.kernel(case)(k)
