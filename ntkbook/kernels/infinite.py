@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -19,11 +20,12 @@ Distances = Literal["auto", "products", "differences"]
 
 # Up to so many features x - x' costs no more than the rest of a kernel.
 _FEW_FEATURES = 16
-# A tile no larger than this many bytes for one array stays in memory with its intermediate ones.
-_TILE_BYTES = 2**28
-# Symmetry is worth its bookkeeping from tiles of this many inputs, and 8 by 8 of them have most of
-# its gain.
-_TILE_INPUTS, _TILES = 500, 8
+# Half of a symmetric kernel in up to 8 by 8 tiles, of at least so many inputs on each side.
+_TILES, _TILE_INPUTS = 8, 500
+# With positions a pair has many numbers: tiles have about so many, to stay in the cache of a CPU,
+# and to keep an accelerator busy.
+_TILE_NUMBERS = {"cpu": 1_500_000}
+_TILE_NUMBERS_ELSEWHERE = 2**26
 
 
 @dataclass(frozen=True)
@@ -51,26 +53,21 @@ class InfiniteKernel:
                 "expected inputs of shape (n, d), (n, length, channels) or "
                 f"(n, height, width, channels), got {x1.shape}"
             )
+        columns_start = 0 if symmetric else len(x1)
         if isinstance(x1, jax.core.Tracer) or isinstance(x2, jax.core.Tracer):
-            return _tile(self, x1, x2, 0, 0 if symmetric else len(x1))
-        side = self._tile_side(x1)
+            return _tile(self, x1, x2, 0, columns_start)
+        if x1.ndim > 2:
+            return self._in_tiles(x1, x2, symmetric)
         if symmetric:
-            side = min(side, max(_TILE_INPUTS, -(-len(x1) // _TILES)))
-            return _symmetric(self, x1, side)
-        return _rectangular(self, x1, x2, side)
+            return _symmetric(self, x1)
+        return _compiled_tile(self, x1, x2, 0, columns_start)
 
     def at_pair(self, x1: Float[ArrayLike, "*d"], x2: Float[ArrayLike, "*d"]) -> Float[Array, ""]:
         """k(x, x') for one pair of inputs, from their difference."""
         return self._at_pair(jnp.asarray(x1), jnp.asarray(x2), False, differences=True)
 
     def _at_pair(self, x1: Array, x2: Array, same: Array | bool, differences: bool) -> Array:
-        pair = Pair.of_inputs(
-            x1,
-            x2,
-            same=same,
-            every_position=mixes_positions(self.net),
-            differences=differences,
-        )
+        pair = _of_inputs(x1, x2, same, mixes_positions(self.net), differences)
         out = self.net.kernel(pair)
         if out.positions:
             raise ValueError(
@@ -88,14 +85,34 @@ class InfiniteKernel:
             return x.shape[-1] <= _FEW_FEATURES
         return self.distances == "differences"
 
-    def _tile_side(self, x: Array) -> int:
-        """How many inputs a tile may have on each side."""
-        positions = math.prod(x.shape[1:-1])
+    def _in_tiles(self, x1: Array, x2: Array, symmetric: bool) -> Array:
+        """k(x1, x2) in tiles, layer by layer: one program for all layers that are equal."""
+        positions = math.prod(x1.shape[1:-1])
         numbers = positions**2 if mixes_positions(self.net) else positions
-        return max(1, math.isqrt(_TILE_BYTES // (numbers * x.dtype.itemsize)))
+        budget = _TILE_NUMBERS.get(jax.default_backend(), _TILE_NUMBERS_ELSEWHERE)
+        side = max(1, math.isqrt(budget // numbers))
+        starts1, starts2 = _starts(len(x1), side), _starts(len(x2), side)
+        side1, side2 = len(x1) - starts1[-1], len(x2) - starts2[-1]
+        out = np.empty((len(x1), len(x2)), x1.dtype)
+        for i in starts1:
+            for j in starts2:
+                if symmetric and j < i:
+                    continue
+                rows, columns = slice(i, i + side1), slice(j, j + side2)
+                start = j if symmetric else len(x1)
+                out[rows, columns] = _tile(self, x1[rows], x2[columns], i, start)
+                if symmetric:
+                    out[columns, rows] = out[rows, columns].T
+        return jnp.asarray(out)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(3, 4))
+def _of_inputs(
+    x1: Array, x2: Array, same: Array | bool, every_position: bool, differences: bool
+) -> Pair:
+    return Pair.of_inputs(x1, x2, same=same, every_position=every_position, differences=differences)
+
+
 def _tile(
     kernel: InfiniteKernel, x1: Array, x2: Array, start1: int | Array, start2: int | Array
 ) -> Array:
@@ -110,20 +127,28 @@ def _tile(
     return jax.vmap(row, (0, 0, None, None))(x1, i, x2, j)
 
 
+_compiled_tile = jax.jit(_tile, static_argnums=0)
+
+
 def _starts(n: int, side: int) -> list[int]:
-    """Where tiles of one size begin; the last may overlap the one before it."""
+    """Where tiles of one size begin, as few as possible; the last may overlap the one before."""
+    count = -(-n // side)
+    side = -(-n // count)
     return [min(start, n - side) for start in range(0, n, side)]
 
 
-def _symmetric(kernel: InfiniteKernel, x: Array, side: int) -> Array:
-    """k(x, x) from its upper tiles."""
+def _symmetric(kernel: InfiniteKernel, x: Array) -> Array:
+    """k(x, x) from its upper tiles, all of one size so that one program computes them."""
     n = len(x)
-    # Tiles of equal size, so that one program computes them all.
-    side = -(-n // -(-n // side))
+    side = max(_TILE_INPUTS, -(-n // _TILES))
     starts = _starts(n, side)
+    side = n - starts[-1]
     parts = [x[start : start + side] for start in starts]
     tiles = [
-        [_tile(kernel, parts[i], parts[j], starts[i], starts[j]) for j in range(i, len(parts))]
+        [
+            _compiled_tile(kernel, parts[i], parts[j], starts[i], starts[j])
+            for j in range(i, len(parts))
+        ]
         for i in range(len(parts))
     ]
     return tiles[0][0] if len(parts) == 1 else _mirrored(tiles, n)
@@ -140,17 +165,6 @@ def _mirrored(tiles: list[list[Array]], n: int) -> Array:
         rows.append(jnp.concatenate(row, axis=1))
     rows[-1] = rows[-1][side - kept :]
     return jnp.concatenate(rows)
-
-
-def _rectangular(kernel: InfiniteKernel, x1: Array, x2: Array, side: int) -> Array:
-    rows = []
-    for i in range(0, len(x1), side):
-        row = [
-            _tile(kernel, x1[i : i + side], x2[j : j + side], 0, len(x1))
-            for j in range(0, len(x2), side)
-        ]
-        rows.append(row[0] if len(row) == 1 else jnp.concatenate(row, axis=1))
-    return rows[0] if len(rows) == 1 else jnp.concatenate(rows)
 
 
 def ntk(net: Layer, *, distances: Distances = "auto") -> InfiniteKernel:

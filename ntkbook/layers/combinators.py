@@ -22,6 +22,12 @@ from ntkbook.layers.protocol import (
 )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _kernel(layer: Layer, pair: Pair) -> Pair:
+    # Compiled for itself, and so once for all layers that are equal.
+    return layer.kernel(pair)
+
+
 @dataclass(frozen=True, init=False)
 class Sequential:
     """x -> l_n( ... l_2(l_1(x))); parameters are the tuple of the layers' parameters.
@@ -79,7 +85,7 @@ class Sequential:
         for layer in self.layers:
             if pair.no_covariance:
                 raise ValueError(f"{layer} has no infinite-width limit: {pair.no_covariance}")
-            pair = layer.kernel(pair)
+            pair = _kernel(layer, pair)
         return pair
 
 

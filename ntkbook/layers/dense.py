@@ -1,5 +1,6 @@
 """Dense layers, activations and the lecture's fixed readout."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -222,7 +223,7 @@ class Readout:
     def apply(self, params: Params, x: Float[AnyArray, "*batch width"]) -> Float[Array, "*batch"]:
         a = self.values(x.shape[-1]).astype(x.dtype)
         require_features(self, x, a.shape[0])
-        return x @ a / float(np.sqrt(x.shape[-1]))
+        return jnp.asarray(x) @ a / math.sqrt(x.shape[-1])
 
     def kernel(self, pair: Pair) -> Pair:
         require_no_positions(self, pair)
