@@ -322,7 +322,9 @@ def test_pair_is_a_pytree_of_its_numbers():
     out = jax.jit(Activation(relu).kernel)(z)
     np.testing.assert_allclose(out.k12, Activation(relu).kernel(z).k12)
     assert (z.gaussian, z.fan_in, out.gaussian) == (True, None, False)
-    assert len(jax.tree.leaves(out)) == 7
+    numbers = ("k11", "k12", "k22", "theta", "gap", "same", "m11", "m12", "m22")
+    assert len(jax.tree.leaves(out)) == len(numbers)
+    assert all(jnp.shape(getattr(out, name)) == () for name in numbers)
 
 
 # --- as objects ----------------------------------------------------------------------------------

@@ -27,9 +27,11 @@ def _piecewise_linear(name: str, left: float, right: float) -> ActivationFunctio
         over_a, over_b = (1 / jnp.where(s > 0, s, jnp.inf) for s in (a, b))
         # |u||v| (1 - cos theta), from the gap if u and v are close: then the lengths are, too.
         close = 2 * gap < k11 + k22
-        versine = jnp.where(close, (gap - (a - b) ** 2) / 2, a * b - k12) * over_a * over_b
+        # In this order, which rounds alike at (u, v) and (v, u).
+        versine = jnp.where(close, (gap - (a - b) ** 2) / 2, a * b - k12) * (over_a * over_b)
         # With a zero input there is no angle; the average of all is pi / 2.
-        versine = jnp.where(a * b > 0, jnp.clip(versine, 0.0, 2.0), 1.0)
+        nonzero = a * b >= jnp.finfo(a.dtype).tiny
+        versine = jnp.where(nonzero, jnp.clip(versine, 0.0, 2.0), 1.0)
         theta, defect = angle(versine)
         # Everything below is a function of the versine, not of gap and k12 again: so a chain of
         # layers stays one loop over the pairs for the compiler.

@@ -13,8 +13,8 @@ from ntkbook.layers.protocol import (
     Pair,
     Params,
     Shape,
+    require_every_position,
     require_features,
-    require_positions,
     require_scale,
     require_shape,
     require_width,
@@ -164,7 +164,7 @@ class SelfAttention:
         return self.w_std / math.sqrt(self.width) * (mixed @ params["O"])
 
     def kernel(self, pair: Pair) -> Pair:
-        require_positions(self, pair)
+        require_every_position(self, pair)
         if pair.positions != 1:
             raise ValueError(f"{self} needs one axis of positions, got {pair.positions}")
         if self.scaling == "root":

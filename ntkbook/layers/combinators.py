@@ -247,8 +247,8 @@ def _sum(one: Pair, other: Pair) -> Pair:
         raise ValueError("the summands must have the same positions")
     k11, k12, k22 = (k + b for k, b in zip(one.moments, other.moments, strict=True))
     m11, m12, m22 = (
-        m + b
-        for m, b in zip((one.m11, one.m12, one.m22), (other.m11, other.m12, other.m22), strict=True)
+        None if m is None or b is None else m + b
+        for m, b in zip(one.means, other.means, strict=True)
     )
     return replace(
         one,
@@ -262,4 +262,5 @@ def _sum(one: Pair, other: Pair) -> Pair:
         m22=m22,
         fan_in=None,
         gaussian=one.gaussian and other.gaussian,
+        no_covariance=one.no_covariance or other.no_covariance,
     )

@@ -13,6 +13,7 @@ from ntkbook.layers.protocol import (
     Pair,
     Params,
     Shape,
+    require_every_position,
     require_features,
     require_positions,
     require_scale,
@@ -288,7 +289,9 @@ class AvgPool:
         return x
 
     def kernel(self, pair: Pair) -> Pair:
-        require_positions(self, pair)
+        require_every_position(self, pair)
+        if pair.positions != len(self.window):
+            raise ValueError(f"{self} got inputs with {pair.positions} axes of positions")
         axes = list(range(pair.positions))
         both = [self._both(k, axes) for k in (*pair.moments, pair.theta)]
         return _pooled(pair, *both, positions=pair.positions)
@@ -313,10 +316,12 @@ class GlobalAvgPool:
         self, params: Params, x: Float[AnyArray, "n *positions channels"]
     ) -> Float[Array, "n channels"]:
         x = jnp.asarray(x)
+        if x.ndim < 3:
+            raise ValueError(f"{self} expects (n, *positions, channels), got shape {x.shape}")
         return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
 
     def kernel(self, pair: Pair) -> Pair:
-        require_positions(self, pair)
+        require_every_position(self, pair)
         return _pooled(pair, *(jnp.mean(k) for k in (*pair.moments, pair.theta)), positions=0)
 
 
@@ -366,5 +371,8 @@ class Flatten:
             mean(pair.theta),
             mean(pair.squared_distance),
             same=pair.same,
+            m11=None,
+            m12=None,
+            m22=None,
             fan_in=None if pair.fan_in is None else cells * pair.fan_in,
         )

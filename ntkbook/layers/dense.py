@@ -151,7 +151,7 @@ class Activation:
             kappa11, kappa22 = (dual(*pair.own(k))[0] for k in (pair.k11, pair.k22))
         else:
             kappa11, kappa22 = (self.function.second_moment(k) for k in (pair.k11, pair.k22))
-        means = (0.0, 0.0, 0.0)
+        means = (None, None, None)
         if pair.positions == 0:
             # With k12 = 0, kappa is the product of the means. XLA drops what is not needed of this.
             zero = jnp.zeros_like(pair.k12)
@@ -231,6 +231,11 @@ class Readout:
             raise ValueError(
                 f"{self} sums raw inputs, which are not random: put a Dense layer before it"
             )
+        if any(m is None for m in pair.means):
+            raise ValueError(
+                f"{self} needs independent features, whose means are known: put a Dense layer "
+                "between it and the positions"
+            )
         a = np.array([1.0] if isinstance(self.signs, str) else self.signs)
         scale = float(np.mean(a**2))
         # Up to rounding: 0.1 + 0.2 - 0.3 is not 0.
@@ -244,7 +249,9 @@ class Readout:
             )
         )
         # Signs are fixed, so the features' variance remains, not their second moment.
-        k11, k12, k22 = (scale * k for k in pair.covariances)
+        k11, k12, k22 = (
+            scale * (k - m) for k, m in zip(pair.moments, pair.means, strict=True)
+        )
         return Pair(k11, k12, k22, theta=scale * pair.theta, same=pair.same, no_covariance=reason)
 
 

@@ -36,7 +36,8 @@ class Pair:
             None if it is no better known than by subtraction.
         same: whether x and x' are known to be one input.
         m11, m12, m22: products of the feature's means E[z] E[z] at the same three pairs; fresh
-            weights make them 0. Not kept for inputs with positions.
+            weights make them 0. None where they are not kept: behind an activation of inputs with
+            positions, and for features of several positions side by side.
         fan_in: number of features; None once it is infinite.
         positions: number of position axes.
         every_position: see above.
@@ -51,9 +52,9 @@ class Pair:
     theta: Array
     gap: Array | None = None
     same: Array | bool = False
-    m11: Array | float = 0.0
-    m12: Array | float = 0.0
-    m22: Array | float = 0.0
+    m11: Array | float | None = 0.0
+    m12: Array | float | None = 0.0
+    m22: Array | float | None = 0.0
     fan_in: int | None = field(default=None, metadata={"static": True})
     positions: int = field(default=0, metadata={"static": True})
     every_position: bool = field(default=False, metadata={"static": True})
@@ -111,9 +112,9 @@ class Pair:
         return self.k11, self.k12, self.k22
 
     @property
-    def covariances(self) -> tuple[Array, Array, Array]:
-        """k - m at the three pairs."""
-        return self.k11 - self.m11, self.k12 - self.m12, self.k22 - self.m22
+    def means(self) -> tuple[Array | float | None, Array | float | None, Array | float | None]:
+        """m11, m12, m22."""
+        return self.m11, self.m12, self.m22
 
     @property
     def variances(self) -> tuple[Array, Array]:
@@ -217,6 +218,16 @@ def require_positions(layer: object, pair: Pair) -> None:
         raise ValueError(
             f"{layer} needs inputs with positions, (n, length, channels) or "
             "(n, height, width, channels)"
+        )
+
+
+def require_every_position(layer: object, pair: Pair) -> None:
+    """Refuse a pair that lacks covariances between different positions."""
+    require_positions(layer, pair)
+    if not pair.every_position:
+        raise ValueError(
+            f"{layer} needs covariances between different positions: the network around it must "
+            "say every_position = True, and Pair.of_inputs take it"
         )
 
 
