@@ -7,9 +7,10 @@ standard normal and every scale stands in the forward pass: the NTK parametrisat
 
 from ntkbook.layers.attention import LayerNorm, SelfAttention
 from ntkbook.layers.combinators import Frozen, Parallel, Residual, Sequential
-from ntkbook.layers.convolution import AvgPool, Conv, Flatten, GlobalAvgPool
+from ntkbook.layers.convolution import Conv
 from ntkbook.layers.dense import Activation, Dense, Readout, Scalar
 from ntkbook.layers.networks import mlp, two_layer
+from ntkbook.layers.pooling import AvgPool, Flatten, GlobalAvgPool
 from ntkbook.layers.protocol import Layer, Pair, Params, Shape
 
 __all__ = [

@@ -15,6 +15,7 @@ from ntkbook.layers.protocol import (
     Shape,
     require_every_position,
     require_features,
+    require_names,
     require_scale,
     require_shape,
     require_width,
@@ -140,12 +141,7 @@ class SelfAttention:
     def apply(
         self, params: Params, x: Float[AnyArray, "*batch length d"]
     ) -> Float[Array, "*batch length width"]:
-        if not isinstance(params, dict) or params.keys() != set(self._names):
-            got = sorted(params) if isinstance(params, dict) else type(params).__name__
-            raise ValueError(
-                f"{self} expected parameters {sorted(self._names)}, got {got}"
-                ": call init first, and apply(params, x) in this order"
-            )
+        require_names(self, params, set(self._names))
         x = jnp.asarray(x)
         fan_in = params["Q"].shape[0]
         require_features(self, x, fan_in)

@@ -1,7 +1,6 @@
 """Networks out of layers: in sequence, side by side, around a skip connection, untrained."""
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -19,6 +18,7 @@ from ntkbook.layers.protocol import (
     Shape,
     mixes_positions,
     require_layer,
+    require_tuple,
 )
 
 
@@ -69,13 +69,7 @@ class Sequential:
         return tuple(params), shape
 
     def apply(self, params: Params, x: Float[AnyArray, "*batch d"]) -> Float[Array, "..."]:
-        if not isinstance(params, Sequence) or len(params) != len(self.layers):
-            raise ValueError(
-                f"expected a tuple of parameters for {len(self.layers)} layers, "
-                f"got {type(params).__name__}"
-                + (f" of length {len(params)}" if isinstance(params, Sequence) else "")
-                + ": call init first, and apply(params, x) in this order"
-            )
+        require_tuple("layers", params, len(self.layers))
         z = jnp.asarray(x)
         for layer, layer_params in zip(self.layers, params, strict=True):
             z = layer.apply(layer_params, z)
@@ -223,11 +217,7 @@ class Parallel:
         return tuple(params for params, _ in made), shapes[0]
 
     def apply(self, params: Params, x: Float[AnyArray, "*batch d"]) -> Float[Array, "..."]:
-        if not isinstance(params, Sequence) or len(params) != len(self.branches):
-            raise ValueError(
-                f"expected a tuple of parameters for {len(self.branches)} branches, "
-                f"got {type(params).__name__}: call init first, and apply(params, x) in this order"
-            )
+        require_tuple("branches", params, len(self.branches))
         values = [b.apply(p, x) for b, p in zip(self.branches, params, strict=True)]
         return functools.reduce(jnp.add, values)
 

@@ -1,8 +1,8 @@
-"""Convolutions, and what turns positions into features."""
+"""Convolutions."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,40 +13,15 @@ from ntkbook.layers.protocol import (
     Pair,
     Params,
     Shape,
-    require_every_position,
     require_features,
+    require_names,
     require_positions,
     require_scale,
-    require_shape,
     require_width,
 )
+from ntkbook.layers.windows import require_grid, require_strides, require_window
 
 Padding = Literal["SAME", "VALID", "CIRCULAR"]
-
-
-def _require_window(owner: str, name: str, window: tuple[int, ...]) -> tuple[int, ...]:
-    if not isinstance(window, tuple) or not 1 <= len(window) <= 2:
-        raise ValueError(
-            f"{name} of {owner} must be a tuple of one or two positive integers, got {window!r}"
-        )
-    for side in window:
-        require_width(f"each number of {name}", side)
-    return window
-
-
-def _require_strides(owner: str, window: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
-    if strides is not None and len(_require_window(owner, "strides", strides)) != len(window):
-        raise ValueError(
-            f"{owner} needs one stride for each side of its window {window}, got {strides}"
-        )
-
-
-def _require_grid(layer: object, shape: Shape, axes: int) -> None:
-    """Refuse inputs with another number of positions axes than the window has."""
-    require_shape(layer, shape)
-    if len(shape) != axes + 1:
-        expected = "(length, channels)" if axes == 1 else "(height, width, channels)"
-        raise ValueError(f"{layer} expects in_shape {expected}, got {shape}")
 
 
 def _edges(sides: Shape, window: Shape, strides: Shape, padding: Padding) -> list[tuple[int, int]]:
@@ -98,8 +73,8 @@ class Conv:
 
     def __post_init__(self) -> None:
         require_width("width", self.width)
-        _require_window("Conv", "window", self.window)
-        _require_strides("Conv", self.window, self.strides)
+        require_window("Conv", "window", self.window)
+        require_strides("Conv", self.window, self.strides)
         if self.padding not in ("SAME", "VALID", "CIRCULAR"):
             raise ValueError(f"padding must be 'SAME', 'VALID' or 'CIRCULAR', got {self.padding!r}")
         require_scale("w_std", self.w_std)
@@ -110,7 +85,7 @@ class Conv:
         return self.strides or (1,) * len(self.window)
 
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
-        _require_grid(self, in_shape, len(self.window))
+        require_grid(self, in_shape, len(self.window))
         key_w, key_b = jax.random.split(key)
         params = {"W": jax.random.normal(key_w, (*self.window, in_shape[-1], self.width))}
         if self.b_std > 0:
@@ -180,13 +155,7 @@ class Conv:
         return self.w_std / math.sqrt(math.prod(W.shape[:-1]))
 
     def _weights(self, params: Params) -> Array:
-        names = {"W", "b"} if self.b_std > 0 else {"W"}
-        if not isinstance(params, dict) or params.keys() != names:
-            got = sorted(params) if isinstance(params, dict) else type(params).__name__
-            raise ValueError(
-                f"{self} expected parameters {sorted(names)}, got {got}"
-                ": call init first, and apply(params, x) in this order"
-            )
+        require_names(self, params, {"W", "b"} if self.b_std > 0 else {"W"})
         shape = jnp.shape(params["W"])
         if shape[:-2] != self.window or shape[-1:] != (self.width,):
             expected = f"({', '.join(map(str, self.window))}, channels, {self.width})"
@@ -236,143 +205,3 @@ class Conv:
 
             k = sum((shifted(o) for o in range(1, size)), shifted(0)) / size
         return k
-
-
-@dataclass(frozen=True)
-class AvgPool:
-    """x -> means over windows of positions, without padding.
-
-    Attributes:
-        window: sides of the window, (2,) or (2, 2).
-        strides: distance between windows; None puts them side by side.
-
-    Raises:
-        ValueError: for a side or stride below 1, or an image smaller than the window.
-    """
-
-    window: tuple[int, ...]
-    strides: tuple[int, ...] | None = None
-    every_position: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _require_window("AvgPool", "window", self.window)
-        _require_strides("AvgPool", self.window, self.strides)
-
-    @property
-    def _steps(self) -> tuple[int, ...]:
-        return self.strides or self.window
-
-    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
-        _require_grid(self, in_shape, len(self.window))
-        sides = in_shape[:-1]
-        if any(side < size for side, size in zip(sides, self.window, strict=True)):
-            raise ValueError(f"{self} has a window larger than the image, {sides}")
-        out = (
-            (side - size) // stride + 1
-            for side, size, stride in zip(sides, self.window, self._steps, strict=True)
-        )
-        return (), (*out, in_shape[-1])
-
-    def apply(
-        self, params: Params, x: Float[AnyArray, "*batch channels"]
-    ) -> Float[Array, "*batch channels"]:
-        x = jnp.asarray(x)
-        return self._means(x, [x.ndim - 1 - len(self.window) + a for a in range(len(self.window))])
-
-    def _means(self, x: Array, axes: list[int]) -> Array:
-        for axis, size, stride in zip(axes, self.window, self._steps, strict=True):
-            if x.shape[axis] < size:
-                raise ValueError(f"{self} has a window larger than the image, got {x.shape}")
-            stop = x.shape[axis] - size + 1
-            slices = [jax.lax.slice_in_dim(x, o, o + stop, stride, axis) for o in range(size)]
-            x = sum(slices[1:], slices[0]) / size
-        return x
-
-    def kernel(self, pair: Pair) -> Pair:
-        require_every_position(self, pair)
-        if pair.positions != len(self.window):
-            raise ValueError(f"{self} got inputs with {pair.positions} axes of positions")
-        axes = list(range(pair.positions))
-        both = [self._both(k, axes) for k in (*pair.moments, pair.theta)]
-        return _pooled(pair, *both, positions=pair.positions)
-
-    def _both(self, k: Array, axes: list[int]) -> Array:
-        return self._means(self._means(k, axes), [a + len(axes) for a in axes])
-
-
-@dataclass(frozen=True)
-class GlobalAvgPool:
-    """x -> mean over all positions."""
-
-    every_position: ClassVar[bool] = True
-
-    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
-        require_shape(self, in_shape)
-        if len(in_shape) < 2:
-            raise ValueError(f"{self} expects in_shape with positions, got {in_shape}")
-        return (), in_shape[-1:]
-
-    def apply(
-        self, params: Params, x: Float[AnyArray, "n *positions channels"]
-    ) -> Float[Array, "n channels"]:
-        x = jnp.asarray(x)
-        if x.ndim < 3:
-            raise ValueError(f"{self} expects (n, *positions, channels), got shape {x.shape}")
-        return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
-
-    def kernel(self, pair: Pair) -> Pair:
-        require_every_position(self, pair)
-        return _pooled(pair, *(jnp.mean(k) for k in (*pair.moments, pair.theta)), positions=0)
-
-
-def _pooled(
-    pair: Pair, k11: Array, k12: Array, k22: Array, theta: Array, *, positions: int
-) -> Pair:
-    # A mean of Gaussians is Gaussian. The gap of means is not a mean of gaps.
-    pooled = replace(
-        pair,
-        k11=k11,
-        k12=k12,
-        k22=k22,
-        theta=theta,
-        gap=None,
-        positions=positions,
-        every_position=pair.every_position and positions > 0,
-    )
-    return replace(pooled, gap=pooled.squared_distance)
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """x -> all its positions and channels as one vector."""
-
-    def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
-        require_shape(self, in_shape)
-        return (), (math.prod(in_shape),)
-
-    def apply(
-        self, params: Params, x: Float[AnyArray, "n *positions channels"]
-    ) -> Float[Array, "n features"]:
-        x = jnp.asarray(x)
-        return x.reshape((x.shape[0], math.prod(x.shape[1:])))
-
-    def kernel(self, pair: Pair) -> Pair:
-        require_positions(self, pair)
-        cells = math.prod(pair.variances[0].shape)
-
-        def mean(k: Array) -> Array:
-            return jnp.mean(pair.at_equal_positions(k))
-
-        k11, k12, k22 = (mean(k) for k in pair.moments)
-        return Pair(
-            k11,
-            k12,
-            k22,
-            mean(pair.theta),
-            mean(pair.squared_distance),
-            same=pair.same,
-            m11=None,
-            m12=None,
-            m22=None,
-            fan_in=None if pair.fan_in is None else cells * pair.fan_in,
-        )

@@ -16,6 +16,7 @@ from ntkbook.layers.protocol import (
     Params,
     Shape,
     require_features,
+    require_names,
     require_no_positions,
     require_scale,
     require_shape,
@@ -75,13 +76,7 @@ class Dense:
         return float(self.w_std / np.sqrt(fan_in)) if self.fan_in_scaling else self.w_std
 
     def _fan_in(self, params: Params) -> int:
-        names = {"W", "b"} if self.b_std > 0 else {"W"}
-        if not isinstance(params, dict) or params.keys() != names:
-            got = sorted(params) if isinstance(params, dict) else type(params).__name__
-            raise ValueError(
-                f"{self} expected parameters {sorted(names)}, got {got}"
-                ": call init first, and apply(params, x) in this order"
-            )
+        require_names(self, params, {"W", "b"} if self.b_std > 0 else {"W"})
         for name, value in params.items():
             shape = jnp.shape(value)
             if shape[-1:] != (self.width,) or len(shape) != (2 if name == "W" else 1):
@@ -231,7 +226,8 @@ class Readout:
             raise ValueError(
                 f"{self} sums raw inputs, which are not random: put a Dense layer before it"
             )
-        if any(m is None for m in pair.means):
+        m11, m12, m22 = pair.means
+        if m11 is None or m12 is None or m22 is None:
             raise ValueError(
                 f"{self} needs independent features, whose means are known: put a Dense layer "
                 "between it and the positions"
@@ -249,9 +245,8 @@ class Readout:
             )
         )
         # Signs are fixed, so the features' variance remains, not their second moment.
-        k11, k12, k22 = (
-            scale * (k - m) for k, m in zip(pair.moments, pair.means, strict=True)
-        )
+        variances = (pair.k11 - m11, pair.k12 - m12, pair.k22 - m22)
+        k11, k12, k22 = (scale * k for k in variances)
         return Pair(k11, k12, k22, theta=scale * pair.theta, same=pair.same, no_covariance=reason)
 
 

@@ -1,6 +1,7 @@
 """The Layer protocol, and what passes between layers in the infinite-width limit."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
@@ -242,6 +243,26 @@ def require_features(layer: object, x: AnyArray, expected: int) -> None:
         raise ValueError(
             f"{layer} was initialised for {expected} features on the last axis, "
             f"got an input of shape {jnp.shape(x)}"
+        )
+
+
+def require_names(layer: object, params: Params, names: set[str]) -> None:
+    """Refuse parameters of a layer that are not a dictionary with these names."""
+    if not isinstance(params, dict) or params.keys() != names:
+        got = sorted(params) if isinstance(params, dict) else type(params).__name__
+        raise ValueError(
+            f"{layer} expected parameters {sorted(names)}, got {got}"
+            ": call init first, and apply(params, x) in this order"
+        )
+
+
+def require_tuple(what: str, params: Params, count: int) -> None:
+    """Refuse parameters of several layers that are not one for each."""
+    if not isinstance(params, Sequence) or len(params) != count:
+        raise ValueError(
+            f"expected a tuple of parameters for {count} {what}, got {type(params).__name__}"
+            + (f" of length {len(params)}" if isinstance(params, Sequence) else "")
+            + ": call init first, and apply(params, x) in this order"
         )
 
 
