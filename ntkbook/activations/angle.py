@@ -42,9 +42,9 @@ def angle(
         versine: between 0 and 2.
 
     Returns:
-        Two arrays with relative error of a few units in the last place near theta = 0, and
-        absolute ones elsewhere. Slopes are those of the formulas; that of theta, infinite at 0
-        and pi, is 0 there.
+        Two arrays, with errors of at most a few roundings of theta: relative ones of theta, but
+        absolute ones of the other, which is of order theta^3. Slopes are those of the formulas;
+        that of theta, infinite at 0 and pi, is 0 there.
     """
     # Degrees where the remainder falls below half a unit in the last place.
     series = _series(19 if versine.dtype == jnp.float64 else 8)

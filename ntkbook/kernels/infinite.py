@@ -175,10 +175,12 @@ def ntk(net: Layer, *, distances: Distances = "auto") -> InfiniteKernel:
             one output, and different outputs are uncorrelated.
         distances: how |x - x'|^2 is found, on which near-duplicates depend if the activation has a
             kink. "products": with the inner products, as one matrix product, so that the angle
-            between nearly parallel inputs is known to the root of machine precision (3e-4 in
-            float32, 1e-8 in float64). "differences": feature by feature, exact at every distance,
-            some ten times slower for hundreds of features. "auto": differences for up to 16
-            features.
+            between nearly parallel inputs is known to a few roots of machine precision (1e-3 in
+            float32, 5e-8 in float64). "differences": feature by feature, some ten times slower for
+            hundreds of features; near-duplicates are as exact as other pairs. The error of
+            "products" remains for inputs of one direction and different lengths, such as x and
+            2 x, and behind pooling and attention, where distances are found by subtraction.
+            "auto": differences for up to 16 features.
 
     Returns:
         A kernel: (n1, d), (n2, d) -> (n1, n2), or images in the place of vectors. Called with x1
