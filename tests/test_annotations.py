@@ -8,6 +8,17 @@ import numpy as np
 import pytest
 
 from ntkbook import erf, gelu, mlp, nngp, ntk, relu, tanh
+from ntkbook.layers import (
+    Activation,
+    AvgPool,
+    Conv,
+    Dense,
+    Flatten,
+    LayerNorm,
+    Scalar,
+    SelfAttention,
+    Sequential,
+)
 
 NETS = {
     "relu": mlp(5, 3, relu, w_std=2**0.5),
@@ -15,6 +26,16 @@ NETS = {
     "gelu": mlp(5, 2, gelu, w_std=1.5, b_std=0.1),
     "tanh": mlp(5, 2, tanh, b_std=0.1),
 }
+OF_SEQUENCES = Sequential(
+    Conv(4, (2,), padding="VALID", w_std=2**0.5, b_std=0.1),
+    LayerNorm(),
+    Activation(relu),
+    AvgPool((2,)),
+    SelfAttention(4, 2, tied=True),
+    Flatten(),
+    Dense(1),
+    Scalar(),
+)
 RNG = np.random.default_rng(32)
 X = RNG.normal(size=(6, 20)).astype(np.float32)
 NEAR = (X[:2] + 1e-3 * RNG.normal(size=(2, 20))).astype(np.float32)
@@ -112,6 +133,27 @@ for name, net in nets.items():
     for maker in (nb.ntk, nb.nngp):
         k = maker(net)
         kernels[f"{name} {maker.__name__}"] = single(k(both)).tolist()
+
+sequences = x.reshape(len(x), 5, 4)
+net = nb.Sequential(
+    layers.Conv(4, (2,), padding="VALID", w_std=2**0.5, b_std=0.1),
+    layers.LayerNorm(),
+    nb.Activation(nb.relu),
+    layers.AvgPool((2,)),
+    layers.SelfAttention(4, 2, tied=True),
+    layers.Flatten(),
+    nb.Dense(1),
+    layers.Scalar(),
+)
+params, out_shape = net.init(key, sequences.shape[1:])
+single(params)
+for t in (sequences, jnp.asarray(sequences)):
+    assert single(net.apply(params, t)).shape == (len(x), *out_shape)
+for maker in (nb.ntk, nb.nngp):
+    k = maker(net)
+    kernels[f"sequences {maker.__name__}"] = single(k(sequences)).tolist()
+single(k(sequences, jnp.asarray(sequences)))
+single(k.at_pair(*sequences[:2]))
 with open(sys.argv[2], "w") as file:
     json.dump(kernels, file)
 """
@@ -140,3 +182,12 @@ def test_single_precision_has_the_stated_accuracy(in_single_precision, name, ker
     kinked = name == "relu" and kernel is ntk
     assert np.max(error[parallel]) < (1e-3 if kinked else 1e-5)
     assert np.max(error) > 1e-9  # it was single precision
+
+
+@pytest.mark.parametrize("kernel", [ntk, nngp])
+def test_single_precision_holds_for_convolution_normalisation_and_attention(
+    in_single_precision, kernel
+):
+    exact = np.asarray(kernel(OF_SEQUENCES)(X.reshape(6, 5, 4).astype(float)))
+    error = np.abs(in_single_precision[f"sequences {kernel.__name__}"] / exact - 1)
+    assert 1e-9 < np.max(error) < 1e-5

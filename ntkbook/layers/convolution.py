@@ -111,7 +111,7 @@ class Conv:
 
     def apply(
         self, params: Params, x: Float[AnyArray, "*batch channels"]
-    ) -> Float[Array, "*batch width"]:
+    ) -> Float[Array, "*cells width"]:
         W = self._weights(params)
         images, batch = self._images(jnp.asarray(x), W.shape[-2])
         z = jax.lax.conv_general_dilated(

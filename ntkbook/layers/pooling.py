@@ -57,7 +57,7 @@ class AvgPool:
 
     def apply(
         self, params: Params, x: Float[AnyArray, "*batch channels"]
-    ) -> Float[Array, "*batch channels"]:
+    ) -> Float[Array, "*cells channels"]:
         x = jnp.asarray(x)
         return self._means(x, [x.ndim - 1 - len(self.window) + a for a in range(len(self.window))])
 
