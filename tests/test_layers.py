@@ -15,6 +15,7 @@ from ntkbook import (
     Dense,
     Frozen,
     Layer,
+    Parallel,
     Readout,
     Residual,
     Scalar,
@@ -586,3 +587,29 @@ def test_residual_accepts_every_branch_with_fresh_weights_at_its_end(branch):
     x, y = X[:2]
     out = covariances(Sequential(Dense(3), Residual(branch)))
     np.testing.assert_allclose(out, np.array([x @ x, x @ y, y @ y]) / 2, rtol=1e-12)
+
+
+@dataclasses.dataclass(frozen=True)
+class Double:
+    """x -> 2 x, by a reader who has not heard of the gap."""
+
+    def init(self, key, in_shape):
+        return (), in_shape
+
+    def apply(self, params, x):
+        return 2 * x
+
+    def kernel(self, pair):
+        k11, k12, k22 = (4 * k for k in pair.moments)
+        return dataclasses.replace(pair, k11=k11, k12=k12, k22=k22, theta=4 * pair.theta)
+
+
+@pytest.mark.parametrize(
+    "own", [Double(), Frozen(Double()), Sequential(Double()), Parallel(Double())], ids=repr
+)
+def test_a_gap_that_a_layer_forgot_is_found_by_subtraction(own):
+    """w_std = 2 does the same as doubling, and renews the gap."""
+    x = np.random.default_rng(5).normal(size=(4, 5))
+    behind = [Activation(relu), Dense(1)]
+    doubled = ntk(Sequential(Dense(3), own, *behind))(x)
+    np.testing.assert_allclose(doubled, ntk(Sequential(Dense(3, 2.0), *behind))(x), rtol=1e-7)

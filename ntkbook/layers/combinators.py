@@ -24,8 +24,11 @@ from ntkbook.layers.protocol import (
 
 @functools.partial(jax.jit, static_argnums=0)
 def _kernel(layer: Layer, pair: Pair) -> Pair:
-    # Compiled for itself, and so once for all layers that are equal.
-    return layer.kernel(pair)
+    """layer.kernel(pair), compiled for itself and so once for all layers that are equal."""
+    out = layer.kernel(pair)
+    kept = all(new is old for new, old in zip(out.moments, pair.moments, strict=True))
+    # A layer that replaced the covariances and forgot the gap: subtraction finds it.
+    return replace(out, gap=None) if out.gap is pair.gap and not kept else out
 
 
 @dataclass(frozen=True, init=False)
@@ -109,8 +112,8 @@ class Frozen:
 
     def kernel(self, pair: Pair) -> Pair:
         # A layer's theta is affine in the theta below it; its own parameters are the constant.
-        out = self.layer.kernel(pair)
-        own = self.layer.kernel(replace(pair, theta=jnp.zeros_like(pair.theta)))
+        out = _kernel(self.layer, pair)
+        own = _kernel(self.layer, replace(pair, theta=jnp.zeros_like(pair.theta)))
         return replace(out, theta=out.theta - own.theta)
 
 
@@ -171,7 +174,7 @@ class Residual:
                 "a Residual around raw inputs keeps their finite number of features and has no "
                 "infinite-width limit: put a Dense layer before it"
             )
-        return _sum(pair, self.layer.kernel(pair))
+        return _sum(pair, _kernel(self.layer, pair))
 
 
 @dataclass(frozen=True, init=False)
@@ -228,7 +231,7 @@ class Parallel:
                 f"all branches of Parallel but one must end in fresh weights; {correlated} do not, "
                 "and the covariances alone do not determine the limit of their sum"
             )
-        return functools.reduce(_sum, [branch.kernel(pair) for branch in self.branches])
+        return functools.reduce(_sum, [_kernel(branch, pair) for branch in self.branches])
 
 
 def _sum(one: Pair, other: Pair) -> Pair:

@@ -185,17 +185,24 @@ class Layer(Protocol):
     def kernel(self, pair: Pair) -> Pair:
         """The infinite-width limit of this layer at one pair of inputs.
 
-        A new `Pair` knows its gap by subtraction only; ``replace`` must renew the gap, too. A layer
-        that needs covariances between different positions says so: ``every_position = True``.
+        Return a new `Pair`, or ``replace`` what changes. A gap that is not renewed with the
+        covariances is found by subtraction. A layer that needs covariances between different
+        positions says so: ``every_position = True``.
         """
         ...
 
 
 def require_layer(owner: str, layer: object) -> None:
-    """Refuse what has not init, apply and kernel, such as a bare activation function."""
+    """Refuse what has not init, apply and kernel, such as a bare activation, or has no hash."""
     if isinstance(layer, type) or not isinstance(layer, Layer):
         advice = ": wrap it in Activation" if isinstance(layer, ActivationFunction) else ""
         raise TypeError(f"{owner} takes layers, with init, apply and kernel; got {layer!r}{advice}")
+    try:
+        hash(layer)  # equal layers share one compiled program
+    except TypeError as error:
+        raise TypeError(
+            f"{owner} takes hashable layers, such as a frozen dataclass; got {layer!r}: {error}"
+        ) from None
 
 
 def require_shape(layer: object, in_shape: Shape) -> None:
