@@ -214,7 +214,7 @@ def test_deep_kernels_and_gradients_at_one_pair():
         h = 1e-3 * np.linalg.norm(x - other)
         up, down = (float(value_and_slope(x + s * h * unit, other)[0]) for s in (1, -1))
         # The kink at x' is a thousand steps away.
-        tolerance = 1e-5 * np.linalg.norm(gradient)
+        tolerance = 1e-5 * float(np.linalg.norm(gradient))
         np.testing.assert_allclose(gradient @ unit, (up - down) / (2 * h), rtol=0, atol=tolerance)
     value, single = value_and_slope(x.astype(np.float32), other.astype(np.float32))
     error = np.linalg.norm(np.asarray(single, float) - gradient) / np.linalg.norm(gradient)
