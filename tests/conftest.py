@@ -15,6 +15,15 @@ EXTENSIONS = Path(__file__).parent.parent / "book" / "_ext"
 
 
 @pytest.fixture
+def compiled_quickly():
+    """Programs that run once: what a compiler does to make them fast takes longer than they run."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
 def build_pages(tmp_path):
     """build(files, *extensions, settings): the warnings of Sphinx, and a reader of its pages.
 

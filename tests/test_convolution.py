@@ -31,9 +31,17 @@ from ntkbook import (
 )
 from ntkbook.layers import Pair
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(8)
 RNG = np.random.default_rng(8)
 LINE, GRID = RNG.normal(size=(3, 5, 2)), RNG.normal(size=(2, 4, 3, 2))
+
+
+def kernels(*nets):
+    """x -> (ntk, nngp) of each network, as one program."""
+    return jax.jit(lambda x: [(ntk(net)(x), nngp(net)(x)) for net in nets])
+
 
 # --- finite networks -----------------------------------------------------------------------------
 
@@ -76,17 +84,18 @@ every_convolution = pytest.mark.parametrize("conv", CONVOLUTIONS, ids=repr)
 def test_a_convolution_is_a_loop_over_positions_and_offsets(conv):
     images = LINE if len(conv.window) == 1 else GRID
     params, shape = conv.init(KEY, images.shape[1:])
-    z = np.asarray(conv.apply(params, images))
+    values = jax.jit(lambda params, *batches: [conv.apply(params, x) for x in batches])
+    z, one, cube = values(params, images, images[0], np.stack([images, images]))
+    z = np.asarray(z)
     assert z.shape[1:] == shape
     np.testing.assert_allclose(
         z, [by_loops(conv, params, image) for image in images], rtol=1e-12, atol=1e-14
     )
     # Leading axes are batch: none, or several.
-    np.testing.assert_allclose(conv.apply(params, images[0]), z[0], rtol=1e-12, atol=1e-14)
-    cube = conv.apply(params, np.stack([images, images]))
+    np.testing.assert_allclose(one, z[0], rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(cube, np.stack([z, z]), rtol=1e-12, atol=1e-14)
     # What the parameters multiply: channels first, offsets behind them.
-    a, beta = conv.weight_inputs(params, images)
+    a, beta = jax.jit(conv.weight_inputs)(params, images)
     assert a.shape[:-1] == z.shape[:-1]
     W = np.moveaxis(np.asarray(params["W"]), -2, 0).reshape(-1, conv.width)
     bias = beta * np.asarray(params["b"]) if conv.b_std else 0.0
@@ -211,18 +220,11 @@ STRIDED = (
 )
 
 
-@pytest.mark.parametrize("kernel", [ntk, nngp])
-def test_equal_positions_are_enough_without_pooling(kernel):
+def test_equal_positions_are_enough_without_pooling():
     net = Sequential(*STRIDED)
     assert not net.every_position
-    np.testing.assert_allclose(
-        kernel(with_every_position(net))(LINE), kernel(net)(LINE), rtol=1e-13
-    )
-
-
-def at(net, x, y, *, same=False):
-    pair = Pair.of_inputs(jnp.asarray(x), jnp.asarray(y), same=same, every_position=True)
-    return net.kernel(pair)
+    every, equal = kernels(with_every_position(net), net)(LINE)
+    np.testing.assert_allclose(every, equal, rtol=1e-13)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "CIRCULAR", "VALID"])
@@ -231,49 +233,68 @@ def test_the_gap_is_what_subtraction_gives(padding, window):
     x, y = (LINE if len(window) == 1 else GRID)[:2]
     body = (Conv(1, window, None, padding, 1.2, 0.3), Activation(relu))
     again = Conv(1, window, (2,) * len(window), "SAME" if padding == "VALID" else padding)
-    for net in (Sequential(*body), Sequential(*body, again), Sequential(again, *body, again)):
-        if padding == "VALID" and net.layers[0] is again:
-            continue
-        for every_position in (False, True):
-            pair = Pair.of_inputs(jnp.asarray(x), jnp.asarray(y), every_position=every_position)
-            out = net.kernel(pair)
-            known, subtracted = out.squared_distance, replace(out, gap=None).squared_distance
-            np.testing.assert_allclose(known, subtracted, rtol=1e-12, atol=1e-14)
+    nets = [Sequential(*body), Sequential(*body, again)]
+    if padding != "VALID":
+        nets.append(Sequential(again, *body, again))
+
+    @jax.jit
+    def gaps(x, y):
+        pairs = [Pair.of_inputs(x, y, every_position=every) for every in (False, True)]
+        outs = [net.kernel(pair) for net in nets for pair in pairs]
+        return [(out.squared_distance, replace(out, gap=None).squared_distance) for out in outs]
+
+    for known, subtracted in gaps(x, y):
+        np.testing.assert_allclose(known, subtracted, rtol=1e-12, atol=1e-14)
 
 
 def test_a_window_of_one_is_a_dense_layer_at_each_position():
     conv, dense = Conv(1, (1, 1), w_std=1.3, b_std=0.2), Dense(1, 1.3, 0.2)
     ends = (Activation(relu), GlobalAvgPool(), Dense(1))
-    for kernel in (ntk, nngp):
-        np.testing.assert_allclose(
-            kernel(Sequential(conv, *ends))(GRID),
-            kernel(Sequential(dense, *ends))(GRID),
-            rtol=1e-14,
-        )
+    convolved, plain = kernels(Sequential(conv, *ends), Sequential(dense, *ends))(GRID)
+    np.testing.assert_allclose(convolved, plain, rtol=1e-13)
 
 
 def test_a_window_as_large_as_the_image_is_a_dense_layer_behind_flatten():
     ends = (Activation(relu), Dense(1, 1.1, 0.2))
     conv = Conv(1, (4, 3), None, "VALID", 1.3, 0.2)
-    dense = ntk(Sequential(Flatten(), Dense(1, 1.3, 0.2), *ends))(GRID)
-    for last in (Flatten(), GlobalAvgPool()):
-        net = Sequential(conv, Activation(relu), last, Dense(1, 1.1, 0.2))
-        np.testing.assert_allclose(ntk(net)(GRID), dense, rtol=1e-13)
+    flat, pooled = (
+        Sequential(conv, Activation(relu), last, ends[-1]) for last in (Flatten(), GlobalAvgPool())
+    )
+    dense, *others = kernels(Sequential(Flatten(), Dense(1, 1.3, 0.2), *ends), flat, pooled)(GRID)
+    for other in others:
+        np.testing.assert_allclose(other, dense, rtol=1e-13)
+
+
+def test_flatten_counts_the_features_of_all_positions():
+    loud = Dense(1, 1.3, fan_in_scaling=False)
+    flat = GRID.reshape(2, -1)
+    expected = 1.3**2 * flat @ flat.T
+    np.testing.assert_allclose(nngp(Sequential(Flatten(), loud))(GRID), expected, rtol=1e-12)
+
+
+def test_flatten_leaves_vectors_as_they_are():
+    x, tail = LINE[:, 0], (Dense(1, b_std=0.3), Flatten(), Activation(relu), Dense(1))
+    assert Flatten().init(KEY, (2,)) == ((), (2,))
+    np.testing.assert_array_equal(Flatten().apply((), x), x)
+    flat, plain = kernels(Sequential(Flatten(), *tail), Sequential(tail[0], *tail[2:]))(x)
+    np.testing.assert_array_equal(flat, plain)
 
 
 def test_pooling_everything_is_global_pooling():
     body = (Conv(1, (2, 2), b_std=0.2), Activation(relu))
-    once = ntk(Sequential(*body, GlobalAvgPool(), Dense(1)))(GRID)
-    for pools in ([AvgPool((4, 3))], [AvgPool((2, 1)), AvgPool((2, 3))]):
-        net = Sequential(*body, *pools, Flatten(), Dense(1))
-        np.testing.assert_allclose(ntk(net)(GRID), once, rtol=1e-13)
+    ends = ([AvgPool((4, 3))], [AvgPool((2, 1)), AvgPool((2, 3))])
+    nets = [Sequential(*body, *pools, Flatten(), Dense(1)) for pools in ends]
+    once, *others = kernels(Sequential(*body, GlobalAvgPool(), Dense(1)), *nets)(GRID)
+    for other in others:
+        np.testing.assert_allclose(other, once, rtol=1e-13)
 
 
 def test_a_shift_is_not_seen_through_circular_windows_and_global_pooling():
     body = (Conv(1, (2, 3), padding="CIRCULAR"), Activation(relu)) * 2
     k = ntk(Sequential(*body, GlobalAvgPool(), Dense(1)))
     shifted = np.roll(GRID, (1, 2), axis=(1, 2))
-    np.testing.assert_allclose(k(shifted, GRID), k(GRID, GRID + 0), rtol=1e-7)
+    k = jax.jit(k)
+    np.testing.assert_allclose(k(shifted, GRID), k(GRID, GRID), rtol=1e-7)
 
 
 # --- limits: laws --------------------------------------------------------------------------------
@@ -295,13 +316,14 @@ LAWFUL = {
 def test_convolutional_kernels_are_kernels(name):
     k = ntk(LAWFUL[name])
     x = np.concatenate([LINE, -LINE[:1], 2 * LINE[:1], LINE[:1] + 1e-7, 0 * LINE[:1]])
-    K = np.asarray(k(x))
+    K, again, corner = jax.jit(lambda x, y: (k(x), k(x, y), k(x[:3], y[3:])))(x, x)
+    K = np.asarray(K)
     # Behind pooling the gap is known by subtraction: near-duplicates have half the digits.
     np.testing.assert_allclose(K, K.T, rtol=1e-13 if name == "flatten" else 1e-7)
     eigenvalues = np.linalg.eigvalsh(K)
     assert eigenvalues[0] > -1e-7 * eigenvalues[-1]
-    np.testing.assert_allclose(K, k(x, x.copy()), rtol=1e-7)
-    np.testing.assert_allclose(K[:3, 3:], k(x[:3], x[3:]), rtol=1e-7)
+    np.testing.assert_allclose(K, again, rtol=1e-7)
+    np.testing.assert_allclose(K[:3, 3:], corner, rtol=1e-7)
 
 
 @pytest.mark.parametrize("name", LAWFUL)
@@ -373,8 +395,9 @@ def test_sampled_networks_have_the_infinite_kernels_as_means(name):
     layers, x, seeds = SAMPLED[name]
     net, pairs = Sequential(*layers, *END), np.triu_indices(len(x))
     tangents, products = draws(net, x, seeds)
-    agrees(tangents, np.asarray(ntk(net)(x))[pairs], precision=0.05)
-    agrees(products, np.asarray(nngp(net)(x))[pairs], precision=0.3)
+    ((tangent, covariance),) = map(np.asarray, kernels(net)(x))
+    agrees(tangents, tangent[pairs], precision=0.05)
+    agrees(products, covariance[pairs], precision=0.3)
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -445,7 +468,6 @@ def test_bad_input_is_refused_with_what_was_expected_and_what_came(name):
 
 NO_LIMIT = {
     "conv on vectors": ((Conv(4, (3,)),), IMAGES[:, 0, 0], "Conv.* needs inputs with positions"),
-    "flatten on vectors": ((Flatten(),), IMAGES[:, 0, 0], "Flatten.* needs inputs with positions"),
     "pool on vectors": ((Dense(4), AvgPool((2,))), IMAGES[:, 0, 0], "AvgPool.* needs inputs with"),
     "line on planes": ((Conv(4, (3,)), Flatten()), IMAGES, "Conv.* with 2 axes of positions"),
     "line pool on planes": ((AvgPool((2,)), Flatten()), IMAGES, "AvgPool.* 2 axes of positions"),

@@ -14,7 +14,6 @@ from ntkbook.layers.protocol import (
     Params,
     Shape,
     require_every_position,
-    require_positions,
     require_shape,
 )
 from ntkbook.layers.windows import require_grid, require_strides, require_window
@@ -126,7 +125,7 @@ def _pooled(
 
 @dataclass(frozen=True)
 class Flatten:
-    """x -> all its positions and channels as one vector."""
+    """x -> all its positions and channels as one vector; vectors stay as they are."""
 
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         require_shape(self, in_shape)
@@ -139,7 +138,8 @@ class Flatten:
         return x.reshape((x.shape[0], math.prod(x.shape[1:])))
 
     def kernel(self, pair: Pair) -> Pair:
-        require_positions(self, pair)
+        if not pair.positions:
+            return pair
         cells = math.prod(pair.variances[0].shape)
 
         def mean(k: Array) -> Array:
