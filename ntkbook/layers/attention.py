@@ -173,7 +173,7 @@ class SelfAttention:
         a1, a2 = (self._attention(k) for k in (pair.k11, pair.k22))
 
         def mixed(left: Array, k: Array, right: Array) -> Array:
-            return left @ k @ right.T
+            return jnp.linalg.multi_dot([left, k, right.T], precision="highest")
 
         k11, k12, k22 = (
             gain * mixed(left, k, right)

@@ -86,9 +86,10 @@ class Pair:
         every_position = every_position and positions > 0
 
         def inner(a: Array, b: Array) -> Array:
+            # Accelerators would round float32 to fewer digits in a product.
             if every_position:
-                return jnp.tensordot(a, b, axes=(-1, -1)) / d
-            return jnp.einsum("...c,...c->...", a, b) / d
+                return jnp.tensordot(a, b, axes=(-1, -1), precision="highest") / d
+            return jnp.einsum("...c,...c->...", a, b, precision="highest") / d
 
         k11, k12, k22 = inner(x1, x1), inner(x1, x2), inner(x2, x2)
         pair = cls(
