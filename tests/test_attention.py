@@ -1,8 +1,10 @@
 """Layer normalisation and self-attention: against formulas, another library, sampled networks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sampled import agrees, draws
@@ -19,6 +21,9 @@ from ntkbook import (
     ntk,
     relu,
 )
+from ntkbook.layers import Pair
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 KEY = jax.random.key(9)
 X = np.random.default_rng(9).normal(size=(3, 4, 2))
@@ -36,8 +41,12 @@ def test_layer_normalisation_agrees_with_neural_tangents(kernel):
 
 SAMPLED = {
     "normalised": (Dense(100, b_std=0.5), LayerNorm(), Activation(relu)),
+    "far from eps 0": (Dense(100, b_std=0.5), LayerNorm(0.7), Activation(relu)),
     "untied": (Dense(100), SelfAttention(100), Activation(relu)),
     "tied": (Dense(100), SelfAttention(100, tied=True), Activation(relu)),
+    "scaled": (Dense(100, 1.3), SelfAttention(100, tied=True, w_std=1.3), Activation(relu)),
+    "heads": (Dense(100), SelfAttention(100, heads=2), Activation(relu)),
+    "tied heads": (Dense(100), SelfAttention(100, heads=2, tied=True), Activation(relu)),
 }
 
 
@@ -48,6 +57,16 @@ def test_sampled_networks_have_the_infinite_kernels_as_means(name):
     tangents, products = draws(net, X, 60)
     agrees(tangents, np.asarray(ntk(net)(X))[pairs], precision=0.1)
     agrees(products, np.asarray(nngp(net)(X))[pairs], precision=0.5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_the_gap_behind_a_normalisation_is_what_subtraction_gives(scale):
+    x, y = X[0], scale * X[1]
+    for eps in (1e-6, 0.7):
+        pair = Dense(1, 1.3, 0.2).kernel(Pair.of_inputs(jnp.asarray(x[0]), jnp.asarray(y[0])))
+        out = LayerNorm(eps).kernel(pair)
+        subtracted = replace(out, gap=None).squared_distance
+        np.testing.assert_allclose(out.squared_distance, subtracted, rtol=1e-11)
 
 
 BAD = {

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -34,6 +35,7 @@ from ntkbook import (
     tanh,
     two_layer,
 )
+from ntkbook.layers import Pair
 from ntkbook.rates import fitted_rate
 
 KEY = jax.random.key(1412)
@@ -383,7 +385,47 @@ def test_bad_inputs_are_refused_with_what_was_expected_and_what_came(name):
         INFINITE(*arguments)
 
 
+@dataclass
+class Plain:
+    """A layer whose class has __eq__ and so no __hash__."""
+
+    init = apply = kernel = lambda *_: None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """z -> c z, in the words of a reader; with and without the gap."""
+
+    c: float
+    renewed: bool
+
+    def init(self, key, in_shape):
+        return (), in_shape
+
+    def apply(self, params, x):
+        return self.c * x
+
+    def kernel(self, pair):
+        square = self.c**2
+        k11, k12, k22, theta = (square * k for k in (*pair.moments, pair.theta))
+        if self.renewed:
+            gap = square * pair.squared_distance
+            return replace(pair, k11=k11, k12=k12, k22=k22, theta=theta, gap=gap)
+        return Pair(k11, k12, k22, theta, same=pair.same, gaussian=pair.gaussian)
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_a_new_layer_is_ten_lines(renewed):
+    scaled = Sequential(Dense(1, 1.4), Scale(0.5, renewed), Activation(relu), Dense(1))
+    plain = Sequential(Dense(1, 0.7), Activation(relu), Dense(1))
+    # The parameters below are the same, and so is what the factor makes of their gradients.
+    np.testing.assert_allclose(ntk(scaled)(X), ntk(plain)(X), rtol=1e-12)
+    np.testing.assert_allclose(nngp(scaled)(X, Y), nngp(plain)(X, Y), rtol=1e-12)
+
+
 BAD_CALLS = {
+    "no hash": (lambda: ntk(Plain()), TypeError, r"ntk takes hashable layers.* got .*Plain\(\)"),
+    "no hash inside": (lambda: Sequential(Plain()), TypeError, "Sequential takes hashable layers"),
     "images": (
         lambda: INFINITE(np.ones((2, 3, 4))),
         ValueError,
