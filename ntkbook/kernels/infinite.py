@@ -21,7 +21,7 @@ Distances = Literal["auto", "products", "differences"]
 # Up to so many features x - x' costs no more than the rest of a kernel.
 _FEW_FEATURES = 16
 # Half of a symmetric kernel in up to 8 by 8 tiles, of at least so many inputs on each side.
-_TILES, _TILE_INPUTS = 8, 250
+_TILES, _TILE_INPUTS = 8, 500
 # With positions a pair has many numbers: tiles have about so many, to stay in the cache of a CPU,
 # and to keep an accelerator busy.
 _TILE_NUMBERS = {"cpu": 1_500_000}
