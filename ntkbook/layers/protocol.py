@@ -120,7 +120,7 @@ class Pair:
 
     @property
     def variances(self) -> tuple[Array, Array]:
-        """k11 and k22 at equal positions: E[z^2] at x and at x', shape positions."""
+        """E[z^2] at x and at x', at equal positions."""
         return self.at_equal_positions(self.k11), self.at_equal_positions(self.k22)
 
     def at_equal_positions(self, k: Array) -> Array:
