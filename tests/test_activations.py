@@ -238,6 +238,7 @@ COVARIANCES = [
 def test_dual_is_the_gaussian_mean_of_products(sigma):
     for k in COVARIANCES:
         expected = [plane_mean(product(g), *k) for g in FORMULAS[sigma][:2]]
+        # The series of tanh promises 1e-10 at these variances.
         np.testing.assert_allclose(dual(sigma, *k), expected, atol=1e-10)
 
 
@@ -336,6 +337,7 @@ def test_homogeneous(sigma, log_a, log_b, c):
     a, b = 10.0**log_a, 10.0**log_b
     kappa, kappa_dot = dual(sigma, 1.0, c, 1.0)
     scaled, scaled_dot = dual(sigma, a * a, a * b * c, b * b)
+    # kappa to rounding; kappa_dot sees the angle, which carries the root of rounding.
     np.testing.assert_allclose(scaled, a * b * kappa, atol=1e-14 * a * b)
     np.testing.assert_allclose(scaled_dot, kappa_dot, atol=4 * np.sqrt(EPS))
 
