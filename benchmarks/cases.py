@@ -27,7 +27,8 @@ class Case:
         traced: whether an empirical kernel is summed over outputs instead of being n x n x k x k.
         readout: "flatten" or "pool", of a convolutional network.
         products: the matrix may take this many times the bare product X X^T; None asks nothing.
-        faster: the peer, at its best, must take at least this many times longer.
+        faster: the peer, in the environment it was made for, must take at least this many times
+            longer.
     """
 
     name: str

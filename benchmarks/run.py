@@ -143,7 +143,7 @@ def agreement(ours: np.ndarray, other: np.ndarray) -> dict[str, Any]:
 
 
 def ratios(case: Case, seconds: dict[str, list[float]]) -> dict[str, float | None]:
-    """Of the peer at its best, and of the bare product; medians over turns."""
+    """How many times as long each peer takes, and of how many bare products; medians over turns."""
 
     def of(above: str, below: str) -> float | None:
         if not (seconds.get(above) and seconds.get(below)):
@@ -151,18 +151,20 @@ def ratios(case: Case, seconds: dict[str, list[float]]) -> dict[str, float | Non
         pairs = zip(seconds[above], seconds[below], strict=True)
         return statistics.median(a / b for a, b in pairs)
 
-    peers = [found for side in PEERS if (found := of(side, "ours")) is not None]
     products = of("ours", "product") if case.kind == "infinite" else None
-    return {"faster": min(peers, default=None), "products": products}
+    return {"products": products} | {side: of(side, "ours") for side in PEERS}
 
 
 def reached(case: Case, found: dict[str, float | None]) -> bool | None:
-    """Whether a case is as fast as asked; None when it could not be compared."""
-    if found["faster"] is None:
+    """Whether a case is as fast as asked, beside the peer in the environment it was made for.
+
+    None when it could not be compared.
+    """
+    if found["peer"] is None:
         return None
     products = found["products"]
     enough = case.products is None or (products is not None and products <= case.products)
-    return found["faster"] >= case.faster and enough
+    return found["peer"] >= case.faster and enough
 
 
 def measure(case: Case, sides: dict[str, Side], repeats: int) -> dict[str, Any]:

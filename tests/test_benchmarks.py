@@ -105,8 +105,9 @@ def results(*found):
 
 def test_verdicts():
     fast, slow = measured(0.25, 1.0), measured(0.5, 1.0)
-    assert (fast["ratios"], fast["reached"]) == ({"faster": 4.0, "products": 1.0}, True)
-    assert (slow["ratios"]["faster"], slow["reached"]) == (2.0, False)
+    found = {"products": 1.0, "peer": 4.0, "peer_current": None}
+    assert (fast["ratios"], fast["reached"]) == (found, True)
+    assert (slow["ratios"]["peer"], slow["reached"]) == (2.0, False)
     assert report.complaints(results(fast, slow)) == []
     wrong = measured(0.25, 1.0, factor=1.1)
     assert "differ by" in report.complaints(results(wrong))[0]
@@ -119,10 +120,10 @@ def test_verdicts():
 
 def test_products_alone_can_fail_a_case():
     case = replace(cases.CASES[0], products=2.0, faster=3.0)
-    assert run.reached(case, {"faster": 9.0, "products": 1.9})
-    assert not run.reached(case, {"faster": 9.0, "products": 2.1})
-    assert not run.reached(case, {"faster": 9.0, "products": None})
-    assert run.reached(case, {"faster": None, "products": 1.0}) is None
+    assert run.reached(case, {"peer": 9.0, "products": 1.9})
+    assert not run.reached(case, {"peer": 9.0, "products": 2.1})
+    assert not run.reached(case, {"peer": 9.0, "products": None})
+    assert run.reached(case, {"peer": None, "products": 1.0}) is None
 
 
 def test_nan_and_other_shapes_do_not_agree():
@@ -139,7 +140,7 @@ def test_table_of_a_run():
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
     assert cells == [
         "ReLU, 3 hidden layers",
-        *("250", "1000", "–", "4.0", "1.0"),
+        *("250", "1000", "–", "4.0", "–", "1.0"),
         "≤ 2 products, ≥ 3 × faster",
         "yes",
     ]
