@@ -1,7 +1,7 @@
 """Neural tangent kernels in JAX: the library of the NTK book.
 
-One module per idea: `activations`, `layers`, `linearize`, `bounds`, `kernels`, `data`. The
-names used most are here; `ntkbook.plots` and `ntkbook.page` draw, and need matplotlib.
+One module per idea: `activations`, `layers`, `linearize`, `bounds`, `kernels`, `dynamics`,
+`data`. The names used most are here; `ntkbook.plots` and `ntkbook.page` draw, and need matplotlib.
 """
 
 from ntkbook.activations import (
@@ -23,6 +23,17 @@ from ntkbook.activations import (
     softplus,
     step,
     tanh,
+)
+from ntkbook.dynamics import (
+    Gaussian,
+    best_learning_rate,
+    eigenmodes,
+    ensemble,
+    gp_posterior,
+    gradient_descent,
+    gradient_flow,
+    kernel_regression,
+    largest_stable_learning_rate,
 )
 from ntkbook.kernels import Kernel, empirical_ntk, nngp, ntk, on_devices, stream
 from ntkbook.layers import (
@@ -54,6 +65,7 @@ __all__ = [
     "Dense",
     "Flatten",
     "Frozen",
+    "Gaussian",
     "GlobalAvgPool",
     "Kernel",
     "Layer",
@@ -65,13 +77,21 @@ __all__ = [
     "SelfAttention",
     "Sequential",
     "absolute",
+    "best_learning_rate",
     "cosine",
+    "eigenmodes",
     "empirical_ntk",
+    "ensemble",
     "erf",
     "exponential",
     "gelu",
+    "gp_posterior",
+    "gradient_descent",
+    "gradient_flow",
     "hermite",
     "identity",
+    "kernel_regression",
+    "largest_stable_learning_rate",
     "leaky_relu",
     "linearize",
     "mlp",

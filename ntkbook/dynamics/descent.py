@@ -1,0 +1,121 @@
+"""Gradient descent in closed form, with momentum."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from ntkbook.dynamics.conditions import require_learning_rate, require_momentum, require_steps
+from ntkbook.dynamics.expansion import InitialFunction, KernelFunction, expand
+from ntkbook.dynamics.modes import Modes
+from ntkbook.dynamics.solution import Solution
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Descent:
+    """w_{n+1} = w_n - eta grad L_S(w_n) + mu (w_n - w_{n-1}), with w_{-1} = w_0."""
+
+    learning_rate: Array
+    momentum: Array
+
+    def weights(self, modes: Modes, inputs: int, t: ArrayLike) -> Array:
+        """g_n(lambda): n steps of the recursion of each mode; 1/lambda for n = inf."""
+        counts, infinite = require_steps(t)
+        step = 2 * self.learning_rate / inputs
+        if jnp.size(infinite) and not isinstance(infinite, Tracer) and jnp.any(infinite):
+            self._require_stable(step * modes.values[0])
+        finite = _after(counts, modes.values, step, self.momentum)
+        known = modes.values > 0
+        limit = jnp.where(known, 1 / jnp.where(known, modes.values, 1.0), jnp.inf)
+        return modes.fade(jnp.where(infinite[..., None], limit, finite))
+
+    def _require_stable(self, fastest: Array) -> None:
+        if isinstance(fastest, Tracer):
+            return
+        edge = 2 * (1 + self.momentum)
+        if fastest >= edge:
+            raise ValueError(
+                "gradient descent has no limit for infinitely many steps: learning_rate "
+                f"{float(self.learning_rate):.3g} is not below largest_stable_learning_rate(K) "
+                f"= {float(self.learning_rate * edge / fastest):.3g}"
+            )
+
+
+@jax.jit
+def _after(counts: Array, values: Array, step: Array, momentum: Array) -> Array:
+    """g_n for each n in counts and each eigenvalue: (*counts, m).
+
+    With d_n = g_n - g_{n-1} a step is d <- mu d - step lambda g + step, g <- g + d: an affine map
+    of (g, d). Its n-th power comes from squaring, one bit of n at a time. Kept is the difference D
+    between the linear part and the identity, because slow modes are lost in the identity.
+    """
+    counts, values = counts[..., None], jnp.broadcast_to(values, (*counts.shape, len(values)))
+    x, mu = step.astype(values.dtype) * values, momentum.astype(values.dtype)
+    D1 = jnp.array([[-x, jnp.full_like(x, mu)], [-x, jnp.full_like(x, mu - 1)]])
+    b1 = jnp.full((2, *x.shape), step, values.dtype)
+
+    def times(A: Array, B: Array) -> Array:
+        return jnp.sum(A[:, :, None] * B[None], axis=1)
+
+    bits = jnp.iinfo(counts.dtype).bits - jnp.issubdtype(counts.dtype, jnp.signedinteger)
+
+    def double(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        D, b = state
+        D, b = 2 * D + times(D, D), 2 * b + times(D, b[:, None])[:, 0]
+        odd = (counts >> (bits - 1 - i).astype(counts.dtype)) & 1 == 1
+        one_more = D + D1 + times(D1, D), b + times(D1, b[:, None])[:, 0] + b1
+        return jnp.where(odd, one_more[0], D), jnp.where(odd, one_more[1], b)
+
+    return jax.lax.fori_loop(0, bits, double, (jnp.zeros_like(D1), jnp.zeros_like(b1)))[1][0]
+
+
+def gradient_descent(
+    kernel: KernelFunction,
+    x: Float[ArrayLike, "m *d"],
+    y: Real[ArrayLike, "m *outputs"],
+    *,
+    learning_rate: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    h0: InitialFunction | None = None,
+    rtol: float | None = None,
+) -> Solution:
+    """h_n(x) = h_0(x) + k(x, X) K^{-1} (I - (I - 2 eta K / m)^n) (y - h_0(X)): n steps at once.
+
+    These are steps w <- w - eta grad L_S(w) of a model linear in w whose kernel is k, for the loss
+    L_S(h) = (1/m) sum_i |h(x_i) - y_i|^2. With momentum mu they are those of the heavy ball,
+    w_{n+1} = w_n - eta grad L_S(w_n) + mu (w_n - w_{n-1}), and start at rest.
+
+    Args:
+        kernel: as for `gradient_flow`.
+        x: X, m inputs.
+        y: labels, (m,) or (m, outputs).
+        learning_rate: eta; stable below (1 + mu) m / lambda_max, see
+            `largest_stable_learning_rate`.
+        momentum: mu, in [0, 1).
+        h0: the function before the first step; 0 by default.
+        rtol: which eigenvalues count as 0, as for `eigenmodes`.
+
+    Returns:
+        ``predict`` as `gradient_flow` returns it, with steps in the place of time: predict(x_new,
+        steps) for a number of steps, an array of such numbers, or inf if the learning rate is
+        stable. The work grows with the number of digits of steps.
+
+    Raises:
+        ValueError: as `gradient_flow`, for a momentum out of range, for steps that are negative or
+            not whole, and for infinitely many steps at an unstable learning rate.
+        TypeError: as `gradient_flow`.
+
+    Example:
+        >>> k = lambda x1, x2: x1 @ x2.T
+        >>> predict = gradient_descent(k, jnp.eye(2), jnp.array([1.0, 2.0]), learning_rate=0.5)
+        >>> predict.at_training(jnp.array([0, 1, 2])).tolist()
+        [[0.0, 0.0], [0.5, 1.0], [0.75, 1.5]]
+
+    Source: lecture 14.2; Polyak (1964) for the heavy ball; chapter "Constancy".
+    """
+    rule = Descent(require_learning_rate(learning_rate), require_momentum(momentum))
+    return Solution(expand(kernel, x, y, h0, rtol), rule)

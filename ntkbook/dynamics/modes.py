@@ -1,0 +1,131 @@
+"""Eigenmodes of a kernel matrix, and what to do where the eigenvalue is lost in rounding."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from ntkbook.dynamics.conditions import holds
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Modes:
+    """K = V diag(values) V^T: the directions in which training moves independently.
+
+    Attributes:
+        values: eigenvalues, decreasing; exactly 0 behind the rank.
+        vectors: V, one eigenvector a column.
+        rank: how many eigenvalues can be told from 0.
+        tolerance: what counts as 0: the size of the rounding errors in K.
+        smallest: the smallest eigenvalue as computed. Below 0 it is an error of K.
+    """
+
+    values: Float[Array, " m"]
+    vectors: Float[Array, "m m"]
+    rank: int | Array
+    tolerance: float | Array
+    smallest: float | Array
+
+    def fade(self, weights: Float[Array, "... m"]) -> Float[Array, "... m"]:
+        """The weights g(lambda) where lambda is known; g e^{-g tolerance} where it is lost.
+
+        A weight at 0 is a time s: how long the mode has been trained. The true eigenvalue is some
+        number below the tolerance, so for s tolerance << 1 the weight s is right. Later nothing is
+        known about it, and the mode is dropped, as least squares of minimum norm drops it.
+        """
+        finite = jnp.where(jnp.isfinite(weights), weights, 0.0)
+        return jnp.where(self.values > 0, weights, finite * jnp.exp(-finite * self.tolerance))
+
+
+def as_matrix(block: Array) -> Array:
+    """(n1, n2) as it is; (n1, n2, o, o) as the (n1 o, n2 o) matrix of all pairs of outputs."""
+    if block.ndim == 2:
+        return block
+    n1, n2, outputs, _ = block.shape
+    return block.transpose(0, 2, 1, 3).reshape(n1 * outputs, n2 * outputs)
+
+
+def require_matrix(K: Any, name: str) -> Array:
+    """K as an array (n1, n2) or (n1, n2, o, o) of finite floats."""
+    K = jnp.asarray(K)
+    if K.ndim not in (2, 4) or K.shape[2:3] != K.shape[3:] or K.size == 0:
+        raise ValueError(
+            f"{name} must have shape (n1, n2), or (n1, n2, outputs, outputs); got {K.shape}"
+        )
+    if not jnp.issubdtype(K.dtype, jnp.floating):
+        raise ValueError(f"{name} must be real floating point, got {K.dtype}")
+    if not holds(np.isfinite, K):
+        raise ValueError(f"{name} contains NaN or infinity")
+    return K
+
+
+def require_symmetric(K: Any) -> Array:
+    """K as a symmetric matrix, with rounding errors averaged out."""
+    K = require_matrix(K, "the kernel matrix")
+    if K.shape[0] != K.shape[1]:
+        raise ValueError(f"the kernel matrix must be square, got shape {K.shape}")
+    K = as_matrix(K)
+    if not isinstance(K, Tracer):
+        gap, size = float(jnp.max(jnp.abs(K - K.T))), float(jnp.max(jnp.abs(K)))
+        if gap > jnp.finfo(K.dtype).eps ** 0.5 * size:
+            raise ValueError(
+                f"the kernel matrix is not symmetric: K and its transpose differ by {gap:.2g}, "
+                f"and the largest entry is {size:.2g}"
+            )
+    return (K + K.T) / 2
+
+
+def eigenmodes(K: Float[ArrayLike, "m m ..."], *, rtol: float | None = None) -> Modes:
+    """K = V diag(lambda) V^T: eigenvalues in decreasing order, and the rank.
+
+    Args:
+        K: a kernel matrix on m inputs, (m, m), or (m, m, o, o) for o outputs. Row i o + a of V
+            then belongs to output a of input i.
+        rtol: eigenvalues up to ``rtol`` times the largest count as 0. By default that many units
+            of rounding as K has rows, or, if K has negative eigenvalues, as much as the most
+            negative one: it shows how large the errors in K are.
+
+    Returns:
+        The modes. All of rank, values and vectors are those of the nearest positive semi-definite
+        matrix whose small eigenvalues are 0.
+
+    Raises:
+        ValueError: for a matrix that is not finite, not symmetric, or has an eigenvalue below
+            -rtol times the largest (without rtol: below minus the root of machine precision
+            times the largest) and so is no kernel matrix.
+
+    Example:
+        >>> modes = eigenmodes(jnp.array([[2.0, 1.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]))
+        >>> modes.values.round(6).tolist(), modes.rank
+        ([3.0, 1.0, 0.0], 2)
+
+    Source: lecture, below (14.8); chapter "Optimization".
+    """
+    if rtol is not None and not 0 <= rtol < 1:
+        raise ValueError(f"rtol must be in [0, 1), got {rtol}")
+    K = require_symmetric(K)
+    values, vectors = jnp.linalg.eigh(K, symmetrize_input=False)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    eps = float(jnp.finfo(K.dtype).eps)
+    largest, smallest = jnp.max(jnp.abs(values)), values[-1]
+    if not isinstance(K, Tracer):
+        allowed = eps**0.5 if rtol is None else rtol
+        if smallest < -allowed * largest:
+            raise ValueError(
+                f"the kernel matrix has the eigenvalue {float(smallest):.2g}, and "
+                f"{float(values[0]):.2g} is the largest: it is not positive semi-definite. If this "
+                "is an error of rounding or sampling, rtol says how large errors are, relative to "
+                "the largest eigenvalue"
+            )
+    tolerance = jnp.maximum((len(K) * eps if rtol is None else rtol) * largest, -smallest)
+    values = jnp.where(values > tolerance, values, 0.0)
+    rank = jnp.sum(values > 0)
+    if isinstance(K, Tracer):
+        return Modes(values, vectors, rank, tolerance, smallest)
+    return Modes(values, vectors, int(rank), float(tolerance), float(smallest))
