@@ -70,8 +70,9 @@ def require_steps(steps: ArrayLike) -> tuple[Array, Array]:
     if not np.all((counts >= 0) & (counts == np.floor(counts))):
         raise ValueError(f"steps must be whole numbers and not negative, got {steps}")
     integer = jax.dtypes.canonicalize_dtype(np.int64)
-    if np.any(counts > np.iinfo(integer).max):
-        raise ValueError(f"steps must be below 2**{np.iinfo(integer).bits - 1} here, got {steps}")
+    bits = np.iinfo(integer).bits - 1
+    if np.any(counts >= 2.0**bits):
+        raise ValueError(f"steps must be below 2**{bits} with integers of type {integer}")
     return jnp.asarray(counts.astype(integer)), jnp.asarray(infinite)
 
 

@@ -15,7 +15,7 @@ from ntkbook.dynamics.solution import Solution
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Descent:
     """w_{n+1} = w_n - eta grad L_S(w_n) + mu (w_n - w_{n-1}), with w_{-1} = w_0."""
 
@@ -29,9 +29,7 @@ class Descent:
         if jnp.size(infinite) and not isinstance(infinite, Tracer) and jnp.any(infinite):
             self._require_stable(step * modes.values[0])
         finite = _after(counts, modes.values, step, self.momentum)
-        known = modes.values > 0
-        limit = jnp.where(known, 1 / jnp.where(known, modes.values, 1.0), jnp.inf)
-        return modes.fade(jnp.where(infinite[..., None], limit, finite))
+        return modes.fade(jnp.where(infinite[..., None], modes.inverse, finite))
 
     def _require_stable(self, fastest: Array) -> None:
         if isinstance(fastest, Tracer):

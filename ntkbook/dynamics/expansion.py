@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ntkbook.dynamics.conditions import holds, require_labels
-from ntkbook.dynamics.modes import Modes, as_matrix, eigenmodes, require_matrix
+from ntkbook.dynamics.modes import Modes, as_matrix, dot, eigenmodes, require_matrix
 from ntkbook.kernels.protocol import require_inputs, require_kernel
 
 # A `Kernel`, or a function of exactly two batches of inputs.
@@ -29,41 +29,54 @@ class Expansion:
 
     kernel: KernelFunction = field(metadata={"static": True})
     h0: InitialFunction | None = field(metadata={"static": True})
-    outputs: tuple[int, ...] = field(metadata={"static": True})
-    x: Array
-    start: Array
+    joint: bool = field(metadata={"static": True})  # the kernel is one of several outputs
+    x: Array = field(repr=False)
+    start: Array = field(repr=False)
     modes: Modes
-    coordinates: Array
+    coordinates: Array = field(repr=False)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """() for labels (m,), and (outputs,) for labels (m, outputs)."""
+        return self.start.shape[1:]
+
+    @property
+    def columns(self) -> int:
+        """How many columns of the kernel matrix belong to one input."""
+        return len(self.modes.values) // len(self.x)
 
     def predict(self, x_new: Any, weights: Float[Array, "... m"]) -> Array:
         """h at new inputs, for weights (*t, m): shape (*t, n, *outputs)."""
         x_new = require_new(x_new, self.x)
-        change = self._times(self.cross(self.kernel, x_new), self.modes.vectors, weights)
-        start = 0.0 if self.h0 is None else initial_values(self.h0, x_new, self.outputs)
-        return start + change.reshape(*weights.shape[:-1], len(x_new), *self.outputs)
+        coefficients = dot(self.modes.vectors, self._weighted(weights))
+        change = self._by_time(dot(self.cross(self.kernel, x_new), coefficients), len(x_new))
+        return change if self.h0 is None else change + initial_values(self.h0, x_new, self.outputs)
 
     def at_training(self, weights: Float[Array, "... m"]) -> Array:
         """h at the training inputs, without the kernel: K V = V diag(lambda)."""
-        change = self._times(self.modes.vectors, None, self.modes.values * weights)
-        return self.start + change.reshape(*weights.shape[:-1], *self.start.shape)
+        change = dot(self.modes.vectors, self._weighted(self.modes.values * weights))
+        return self.start + self._by_time(change, len(self.x))
 
     def cross(self, kernel: KernelFunction, x_new: Array) -> Array:
-        """k(x_new, X) as a matrix."""
+        """k(x_new, X) as a matrix, with a column for each row of V."""
         block = evaluate(kernel, x_new, self.x)
-        matrix = as_matrix(block)
+        matrix = as_matrix(block, self.columns)
         if matrix.shape[1] != len(self.modes.values):
-            raise ValueError(f"k(x_new, x) has shape {block.shape}, and other outputs than k(x, x)")
+            raise ValueError(
+                f"a kernel with values of shape {block.shape} does not go with one that has "
+                f"{self.columns if self.joint else 'no axes for'} outputs"
+            )
         return matrix
 
-    def _times(self, left: Array, middle: Array | None, weights: Array) -> Array:
-        """left middle diag(weights) coordinates, for all weights in one product."""
-        right = jnp.moveaxis(weights, -1, 0)[..., None] * jnp.expand_dims(
-            self.coordinates, tuple(range(1, weights.ndim))
-        )
-        product = right.reshape(len(right), -1)
-        for matrix in (left,) if middle is None else (middle, left):
-            product = jnp.matmul(matrix, product, precision="highest")
-        return jnp.moveaxis(product.reshape(len(left), *right.shape[1:]), 0, -2)
+    def _weighted(self, weights: Array) -> Array:
+        """diag(weights) V^T (y - h_0(X)), for all weights: (m, *t, columns)."""
+        times = range(1, weights.ndim)
+        return jnp.moveaxis(weights, -1, 0)[..., None] * jnp.expand_dims(self.coordinates, times)
+
+    def _by_time(self, change: Array, inputs: int) -> Array:
+        """(rows, *t, columns) as (*t, inputs, *outputs)."""
+        change = jnp.moveaxis(change, 0, -2)
+        return change.reshape(*change.shape[:-2], inputs, *self.outputs)
 
 
 def expand(
@@ -90,8 +103,7 @@ def expand(
     modes = eigenmodes(block, rtol=rtol)
     start = jnp.zeros_like(y) if h0 is None else initial_values(h0, x, y.shape[1:])
     residual = (y - start).reshape(len(modes.values), -1)
-    coordinates = jnp.matmul(modes.vectors.T, residual, precision="highest")
-    return Expansion(kernel, h0, y.shape[1:], x, start, modes, coordinates)
+    return Expansion(kernel, h0, block.ndim == 4, x, start, modes, dot(modes.vectors.T, residual))
 
 
 def evaluate(kernel: KernelFunction, x1: Array, x2: Array) -> Array:

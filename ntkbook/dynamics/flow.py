@@ -14,7 +14,7 @@ from ntkbook.dynamics.solution import Solution
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flow:
     """dh/dt = -eta grad L_S: a mode's residual falls as e^{-2 eta lambda t / m}."""
 
@@ -22,11 +22,15 @@ class Flow:
 
     def weights(self, modes: Modes, inputs: int, t: ArrayLike) -> Array:
         """(1 - e^{-s lambda}) / lambda with s = 2 eta t / m; s where lambda = 0."""
-        s = (2 * self.learning_rate / inputs * require_times(t)).astype(modes.values.dtype)
-        s = s[..., None]
+        t = require_times(t)[..., None]
+        # An infinite time is taken out before it is multiplied: its derivatives would be NaN.
+        infinite = jnp.isinf(t)
+        s = 2 * self.learning_rate / inputs * jnp.where(infinite, 0.0, t)
+        s = s.astype(modes.values.dtype)
         known = modes.values > 0
         values = jnp.where(known, modes.values, 1.0)
-        return modes.fade(jnp.where(known, -jnp.expm1(-s * values) / values, s))
+        finite = jnp.where(known, -jnp.expm1(-s * values) / values, s)
+        return modes.fade(jnp.where(infinite, modes.inverse, finite))
 
 
 def gradient_flow(

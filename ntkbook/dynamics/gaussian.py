@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 from ntkbook.dynamics.conditions import require_learning_rate, require_not_negative
 from ntkbook.dynamics.expansion import Expansion, KernelFunction, evaluate, expand, require_new
 from ntkbook.dynamics.flow import Flow
-from ntkbook.dynamics.modes import as_matrix
+from ntkbook.dynamics.modes import as_matrix, dot, eigenmodes
 from ntkbook.dynamics.regression import inverse
 
 
@@ -37,22 +37,6 @@ class Gaussian(NamedTuple):
         return jnp.sqrt(jnp.maximum(variances, 0.0))
 
 
-def _as_block(matrix: Array, outputs: int | None) -> Array:
-    """(*t, n o, n o) as (*t, n, n, o, o), the inverse of `as_matrix`."""
-    if outputs is None:
-        return matrix
-    split = matrix.reshape(*matrix.shape[:-2], -1, outputs, matrix.shape[-1] // outputs, outputs)
-    return jnp.swapaxes(split, -3, -2)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision="highest")
-
-
-def _transpose(a: Array) -> Array:
-    return jnp.swapaxes(a, -1, -2)
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Ensemble:
@@ -62,32 +46,29 @@ class Ensemble:
         expansion: the modes of the NTK, and the labels in them.
         rule: gradient flow at the learning rate.
         nngp: the covariance of the start.
-        covariance: the covariance of the start on the training inputs, in the modes of the NTK.
+        start: the covariance of the start on the training inputs, in the modes of the NTK.
     """
 
     expansion: Expansion
     rule: Flow
     nngp: KernelFunction = field(metadata={"static": True})
-    covariance: Array
+    start: Array = field(repr=False)
 
     def __call__(self, x_new: Float[ArrayLike, "n *d"], t: ArrayLike) -> Gaussian:
         """The distribution of h_t(x_new); for an array of times both parts begin with its axes."""
-        x_new, parts = require_new(x_new, self.expansion.x), self.expansion
-        V, weights = parts.modes.vectors, self.rule.weights(parts.modes, len(parts.x), t)
-        # h_t = h_0 + G (y - h_0(X)), linear in the start; G and S(x, X) in the modes.
-        G = _dot(parts.cross(parts.kernel, x_new), V) * weights[..., None, :]
-        S = _dot(parts.cross(self.nngp, x_new), V)
-        block = evaluate(self.nngp, x_new, x_new)
-        cross = _dot(G, S.T)
+        parts = self.expansion
+        x_new = require_new(x_new, parts.x)
+        weights = self.rule.weights(parts.modes, len(parts.x), t)
+        # h_t = h_0 + G (y - h_0(X)); G and S(x, X) in the modes.
+        G = dot(parts.cross(parts.kernel, x_new), parts.modes.vectors) * weights[..., None, :]
+        cross = dot(G, dot(parts.cross(self.nngp, x_new), parts.modes.vectors).T)
         covariance = (
-            as_matrix(block)
+            as_matrix(evaluate(self.nngp, x_new, x_new), parts.columns)
             - cross
             - _transpose(cross)
-            + _dot(_dot(G, self.covariance), _transpose(G))
+            + jnp.matmul(dot(G, self.start), _transpose(G), precision="highest")
         )
-        outputs = block.shape[-1] if block.ndim == 4 else None
-        symmetric = (covariance + _transpose(covariance)) / 2
-        return Gaussian(parts.predict(x_new, weights), _as_block(symmetric, outputs))
+        return _gaussian(parts, G, covariance)
 
 
 @jax.tree_util.register_dataclass
@@ -104,15 +85,32 @@ class Posterior:
     noise: Array
 
     def __call__(self, x_new: Float[ArrayLike, "n *d"]) -> Gaussian:
-        """The distribution of the function (without noise) at new inputs."""
-        x_new, parts = require_new(x_new, self.expansion.x), self.expansion
+        """The distribution of the function, without noise, at new inputs."""
+        parts = self.expansion
+        x_new = require_new(x_new, parts.x)
         weights = inverse(parts.modes, self.noise)
-        B = _dot(parts.cross(parts.kernel, x_new), parts.modes.vectors)
-        block = evaluate(parts.kernel, x_new, x_new)
-        covariance = as_matrix(block) - _dot(B * weights, B.T)
-        outputs = block.shape[-1] if block.ndim == 4 else None
-        symmetric = (covariance + covariance.T) / 2
-        return Gaussian(parts.predict(x_new, weights), _as_block(symmetric, outputs))
+        B = dot(parts.cross(parts.kernel, x_new), parts.modes.vectors)
+        prior = as_matrix(evaluate(parts.kernel, x_new, x_new), parts.columns)
+        return _gaussian(parts, B * weights, prior - dot(B * weights, B.T))
+
+
+def _transpose(a: Array) -> Array:
+    return jnp.swapaxes(a, -1, -2)
+
+
+def _gaussian(parts: Expansion, maps: Array, covariance: Array) -> Gaussian:
+    """The mean, which the maps (*t, n o, m o) make of the labels, and the covariance likewise.
+
+    The covariance is made symmetric, and gets the shape that the kernel has.
+    """
+    outputs = parts.columns
+    n = covariance.shape[-1] // outputs
+    mean = dot(maps, parts.coordinates).reshape(*maps.shape[:-2], n, *parts.outputs)
+    covariance = (covariance + _transpose(covariance)) / 2
+    if parts.joint:
+        covariance = covariance.reshape(*covariance.shape[:-2], n, outputs, n, outputs)
+        covariance = jnp.swapaxes(covariance, -3, -2)
+    return Gaussian(mean, covariance)
 
 
 def ensemble(
@@ -133,7 +131,8 @@ def ensemble(
 
     Args:
         ntk: T, which says how networks are trained.
-        nngp: S, the covariance of networks at initialisation.
+        nngp: S, the covariance of networks at initialisation; (n1, n2) stands for equal,
+            uncorrelated outputs if T has outputs.
         x: X, m inputs.
         y: labels, (m,) or (m, outputs).
         learning_rate: eta.
@@ -161,9 +160,9 @@ def ensemble(
     """
     parts = expand(ntk, x, y, None, rtol)
     rule = Flow(require_learning_rate(learning_rate))
-    start = expand(nngp, x, y).modes
-    mixed = _dot(parts.modes.vectors.T, start.vectors)
-    return Ensemble(parts, rule, nngp, _dot(mixed * start.values, mixed.T))
+    start = eigenmodes(parts.cross(nngp, parts.x))
+    mixed = dot(parts.modes.vectors.T, start.vectors)
+    return Ensemble(parts, rule, nngp, dot(mixed * start.values, mixed.T))
 
 
 def gp_posterior(

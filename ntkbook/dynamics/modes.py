@@ -1,6 +1,7 @@
 """Eigenmodes of a kernel matrix, and what to do where the eigenvalue is lost in rounding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,10 +28,16 @@ class Modes:
     """
 
     values: Float[Array, " m"]
-    vectors: Float[Array, "m m"]
+    vectors: Float[Array, "m m"] = field(repr=False)
     rank: int | Array
     tolerance: float | Array
     smallest: float | Array
+
+    @property
+    def inverse(self) -> Float[Array, " m"]:
+        """1 / lambda, inf where lambda = 0."""
+        known = self.values > 0
+        return jnp.where(known, 1 / jnp.where(known, self.values, 1.0), jnp.inf)
 
     def fade(self, weights: Float[Array, "... m"]) -> Float[Array, "... m"]:
         """The weights g(lambda) where lambda is known; g e^{-g tolerance} where it is lost.
@@ -43,10 +50,14 @@ class Modes:
         return jnp.where(self.values > 0, weights, finite * jnp.exp(-finite * self.tolerance))
 
 
-def as_matrix(block: Array) -> Array:
-    """(n1, n2) as it is; (n1, n2, o, o) as the (n1 o, n2 o) matrix of all pairs of outputs."""
+# Accelerators would otherwise round to fewer digits.
+dot = partial(jnp.tensordot, axes=1, precision="highest")
+
+
+def as_matrix(block: Array, outputs: int = 1) -> Array:
+    """(n1, n2, o, o) as a matrix (n1 o, n2 o); (n1, n2) as that of equal, uncorrelated outputs."""
     if block.ndim == 2:
-        return block
+        return jnp.kron(block, jnp.eye(outputs, dtype=block.dtype)) if outputs > 1 else block
     n1, n2, outputs, _ = block.shape
     return block.transpose(0, 2, 1, 3).reshape(n1 * outputs, n2 * outputs)
 

@@ -53,7 +53,8 @@ class Solution:
     @property
     def rates(self) -> Float[Array, " modes"]:
         """2 eta lambda_i / m: how fast each mode is learned."""
-        return 2 * self.rule.learning_rate / len(self.expansion.x) * self.modes.values
+        factor = 2 * self.rule.learning_rate / len(self.expansion.x)
+        return factor.astype(self.modes.values.dtype) * self.modes.values
 
     def _weights(self, t: Any) -> Array:
         return self.rule.weights(self.modes, len(self.expansion.x), t)
