@@ -56,10 +56,13 @@ from ntkbook.layers import (
     two_layer,
 )
 from ntkbook.linearize import linearize, tangent_features
+from ntkbook.scaling import Antisymmetric, InitialScale, Scaled, abc_mlp, centred
+from ntkbook.training import train
 
 __all__ = [
     "Activation",
     "ActivationFunction",
+    "Antisymmetric",
     "AvgPool",
     "Conv",
     "Dense",
@@ -67,6 +70,7 @@ __all__ = [
     "Frozen",
     "Gaussian",
     "GlobalAvgPool",
+    "InitialScale",
     "Kernel",
     "Layer",
     "LayerNorm",
@@ -74,10 +78,13 @@ __all__ = [
     "Readout",
     "Residual",
     "Scalar",
+    "Scaled",
     "SelfAttention",
     "Sequential",
+    "abc_mlp",
     "absolute",
     "best_learning_rate",
+    "centred",
     "cosine",
     "eigenmodes",
     "empirical_ntk",
@@ -109,5 +116,6 @@ __all__ = [
     "stream",
     "tangent_features",
     "tanh",
+    "train",
     "two_layer",
 ]

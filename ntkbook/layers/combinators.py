@@ -23,7 +23,7 @@ from ntkbook.layers.protocol import (
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _kernel(layer: Layer, pair: Pair) -> Pair:
+def limit_of(layer: Layer, pair: Pair) -> Pair:
     """layer.kernel(pair), compiled for itself and so once for all layers that are equal."""
     out = layer.kernel(pair)
     kept = all(new is old for new, old in zip(out.moments, pair.moments, strict=True))
@@ -82,7 +82,7 @@ class Sequential:
         for layer in self.layers:
             if pair.no_covariance:
                 raise ValueError(f"{layer} has no infinite-width limit: {pair.no_covariance}")
-            pair = _kernel(layer, pair)
+            pair = limit_of(layer, pair)
         return pair
 
 
@@ -112,24 +112,24 @@ class Frozen:
 
     def kernel(self, pair: Pair) -> Pair:
         # A layer's theta is affine in the theta below it; its own parameters are the constant.
-        out = _kernel(self.layer, pair)
-        own = _kernel(self.layer, replace(pair, theta=jnp.zeros_like(pair.theta)))
+        out = limit_of(self.layer, pair)
+        own = limit_of(self.layer, replace(pair, theta=jnp.zeros_like(pair.theta)))
         return replace(out, theta=out.theta - own.theta)
 
 
-def _centred(layer: Layer) -> bool:
+def is_centred(layer: Layer) -> bool:
     """Whether fresh weights at the end make the output uncorrelated with the input."""
     match layer:
         case Dense() | Conv() | SelfAttention():
             return True
         case Sequential(layers=layers):
-            return _centred(layers[-1])
+            return is_centred(layers[-1])
         case Frozen(layer=inner):
-            return _centred(inner)
+            return is_centred(inner)
         case Parallel(branches=branches):
-            return all(map(_centred, branches))
+            return all(map(is_centred, branches))
         case _:
-            return False
+            return getattr(layer, "centred", False)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Residual:
         return jnp.asarray(x) + self.layer.apply(params, x)
 
     def kernel(self, pair: Pair) -> Pair:
-        if not _centred(self.layer):
+        if not is_centred(self.layer):
             raise ValueError(
                 f"the branch of {self} must end in a Dense layer: otherwise branch and skip are "
                 "correlated, and the covariances alone do not determine the limit"
@@ -174,7 +174,7 @@ class Residual:
                 "a Residual around raw inputs keeps their finite number of features and has no "
                 "infinite-width limit: put a Dense layer before it"
             )
-        return _sum(pair, _kernel(self.layer, pair))
+        return _sum(pair, limit_of(self.layer, pair))
 
 
 @dataclass(frozen=True, init=False)
@@ -225,13 +225,13 @@ class Parallel:
         return functools.reduce(jnp.add, values)
 
     def kernel(self, pair: Pair) -> Pair:
-        correlated = [branch for branch in self.branches if not _centred(branch)]
+        correlated = [branch for branch in self.branches if not is_centred(branch)]
         if len(correlated) > 1:
             raise ValueError(
                 f"all branches of Parallel but one must end in fresh weights; {correlated} do not, "
                 "and the covariances alone do not determine the limit of their sum"
             )
-        return functools.reduce(_sum, [_kernel(branch, pair) for branch in self.branches])
+        return functools.reduce(_sum, [limit_of(branch, pair) for branch in self.branches])
 
 
 def _sum(one: Pair, other: Pair) -> Pair:
