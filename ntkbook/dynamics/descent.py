@@ -47,28 +47,25 @@ class Descent:
 def _after(counts: Array, values: Array, step: Array, momentum: Array) -> Array:
     """g_n for each n in counts and each eigenvalue: (*counts, m).
 
-    With d_n = g_n - g_{n-1} a step is d <- mu d - step lambda g + step, g <- g + d: an affine map
-    of (g, d). Its n-th power comes from squaring, one bit of n at a time. Kept is the difference D
-    between the linear part and the identity, because slow modes are lost in the identity.
+    In units of the step, and with x = step lambda, one step is g_n = g_{n-1} + d_n and
+    d_{n+1} = 1 + (mu - x) d_n - x g_{n-1}. The square of the matrix of this recursion gives
+    (d_{2n}, g_{2n-1}) from (d_n, g_{n-1}), and so g_n follows from the binary digits of n. No
+    number near 1 is subtracted from 1 on the way, in which slow modes would be lost.
     """
-    counts, values = counts[..., None], jnp.broadcast_to(values, (*counts.shape, len(values)))
-    x, mu = step.astype(values.dtype) * values, momentum.astype(values.dtype)
-    D1 = jnp.array([[-x, jnp.full_like(x, mu)], [-x, jnp.full_like(x, mu - 1)]])
-    b1 = jnp.full((2, *x.shape), step, values.dtype)
+    counts = counts[..., None]
+    step, mu = step.astype(values.dtype), momentum.astype(values.dtype)
+    x = step * values
+    digits = jnp.iinfo(counts.dtype).bits
 
-    def times(A: Array, B: Array) -> Array:
-        return jnp.sum(A[:, :, None] * B[None], axis=1)
+    def next_digit(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        d, g = state
+        d, g = d * (2 - (1 - mu + x) * d - 2 * x * g), g * (2 - x * g) + d * d
+        one = counts >> (digits - 1 - i).astype(counts.dtype) & 1 == 1
+        return jnp.where(one, 1 + (mu - x) * d - x * g, d), jnp.where(one, g + d, g)
 
-    bits = jnp.iinfo(counts.dtype).bits - jnp.issubdtype(counts.dtype, jnp.signedinteger)
-
-    def double(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        D, b = state
-        D, b = 2 * D + times(D, D), 2 * b + times(D, b[:, None])[:, 0]
-        odd = (counts >> (bits - 1 - i).astype(counts.dtype)) & 1 == 1
-        one_more = D + D1 + times(D1, D), b + times(D1, b[:, None])[:, 0] + b1
-        return jnp.where(odd, one_more[0], D), jnp.where(odd, one_more[1], b)
-
-    return jax.lax.fori_loop(0, bits, double, (jnp.zeros_like(D1), jnp.zeros_like(b1)))[1][0]
+    zero = jnp.zeros((*counts.shape[:-1], len(values)), values.dtype)
+    d, g = jax.lax.fori_loop(0, digits, next_digit, (zero, zero))
+    return step * (d + g)
 
 
 def gradient_descent(

@@ -82,14 +82,18 @@ def require_symmetric(K: Any) -> Array:
     if K.shape[0] != K.shape[1]:
         raise ValueError(f"the kernel matrix must be square, got shape {K.shape}")
     K = as_matrix(K)
-    if not isinstance(K, Tracer):
-        gap, size = float(jnp.max(jnp.abs(K - K.T))), float(jnp.max(jnp.abs(K)))
-        if gap > jnp.finfo(K.dtype).eps ** 0.5 * size:
-            raise ValueError(
-                f"the kernel matrix is not symmetric: K and its transpose differ by {gap:.2g}, "
-                f"and the largest entry is {size:.2g}"
-            )
-    return (K + K.T) / 2
+    symmetric, gap, size = _symmetrised(K)
+    if not holds(lambda gap: gap <= jnp.finfo(K.dtype).eps ** 0.5 * size, gap):
+        raise ValueError(
+            f"the kernel matrix is not symmetric: K and its transpose differ by {float(gap):.2g}, "
+            f"and the largest entry is {float(size):.2g}"
+        )
+    return symmetric
+
+
+@jax.jit
+def _symmetrised(K: Array) -> tuple[Array, Array, Array]:
+    return (K + K.T) / 2, jnp.max(jnp.abs(K - K.T)), jnp.max(jnp.abs(K))
 
 
 def eigenmodes(K: Float[ArrayLike, "m m ..."], *, rtol: float | None = None) -> Modes:
