@@ -86,7 +86,7 @@ class EmpiricalNTK:
                 raise ValueError(f"{name} must be one of {', '.join(names)}; got {value!r}")
         if not isinstance(self.memory, int) or isinstance(self.memory, bool) or self.memory < 1:
             raise ValueError(f"memory must be a positive number of bytes, got {self.memory!r}")
-        trained, constants, tree = _split(self.params)
+        trained, constants, tree = trained_and_constants(self.params)
         plan = _Plan(self.f, tree, constants, self.outputs, self.strategy, self.memory)
         object.__setattr__(self, "_plan", plan)
         object.__setattr__(self, "_trained", trained)
@@ -187,7 +187,9 @@ def empirical_ntk(
     return EmpiricalNTK(f, params, outputs, strategy, memory)
 
 
-def _split(params: Params) -> tuple[list[Array], tuple[Hashable, ...], Any]:
+def trained_and_constants(
+    params: Params,
+) -> tuple[list[Array], tuple[Hashable, ...], Any]:
     """The arrays of params; its other leaves, with None for each array; its structure."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     trained, constants = [], []
