@@ -225,6 +225,29 @@ def test_changed_cells_are_executed_again_and_changed_text_is_not(package, monke
     assert run() == 2
 
 
+@pytest.mark.skipif(execution.cores() < 2, reason="one core runs one notebook at a time")
+def test_notebooks_run_side_by_side_each_on_its_core(package):
+    names = ("one", "two")
+    paths = [package / "book" / f"{name}.ipynb" for name in names]
+    for path, other in zip(paths, reversed(names), strict=True):
+        write_notebook(
+            path,
+            "import os, time; from pathlib import Path",
+            f"Path('{path.stem}.txt').write_text(str(os.sched_getaffinity(0)))",
+            # Each waits for the other: in turn, the first would wait until its cell times out.
+            f"while not Path('{other}.txt').exists(): time.sleep(0.1)",
+        )
+    folder = execution.cache_folder(package, package / "_build")
+    said = []
+    measurements, failures = execution.run(package, folder, paths, said.append)
+    assert failures == {}
+    assert list(measurements) == ["book/one.ipynb", "book/two.ipynb"]
+    cores = {(package / "book" / f"{name}.txt").read_text() for name in names}
+    assert len(cores) == 2
+    assert len(said) == 3
+    assert execution._taken == set()
+
+
 LAUNCH = "# launch"
 
 

@@ -6,12 +6,14 @@ of Python and JAX: when any of them changes, the old folder goes and every noteb
 only a notebook's cells change, that notebook runs again. The folder's name is a setting of Sphinx,
 so that Sphinx reads every page anew as well.
 
-Each run takes one core and is timed and weighed: the book promises to fit a small Binder. The
+Each run takes one core, as many run at once as there are cores, and each is timed and weighed: the
+book promises to fit a small Binder. The
 directive `ntk-status` prints those measurements, and a notebook beyond its budget is a warning.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.util
 import json
@@ -20,8 +22,10 @@ import platform
 import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -128,19 +132,34 @@ def opened(folder: Path) -> Iterator[JupyterCacheAbstract]:
 # Execution
 
 
+_taken: set[int] = set()
+_choosing = threading.Lock()
+
+
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Keep what is started here on a single core, where the system can."""
+    """Keep what this thread starts on a single core of its own, where the system can."""
     if sys.platform != "linux":
         yield
         return
     cores = os.sched_getaffinity(0)
-    # Two builds at once should not choose the same core.
-    os.sched_setaffinity(0, {sorted(cores)[os.getpid() % len(cores)]})
+    # Two builds at once should not begin with the same core.
+    first = os.getpid() % len(cores)
+    order = sorted(cores)[first:] + sorted(cores)[:first]
+    with _choosing:
+        core = next((core for core in order if core not in _taken), order[0])
+        _taken.add(core)
+    os.sched_setaffinity(0, {core})
     try:
         yield
     finally:
         os.sched_setaffinity(0, cores)
+        _taken.discard(core)
+
+
+def cores() -> int:
+    """How many notebooks run at once."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
 def peak_megabytes(pid: int) -> float:
@@ -180,7 +199,8 @@ def execute(notebook: NotebookNode, folder: Path) -> Measurement:
         on_cell_executed=measure,
     )
     with one_core():
-        client.execute()
+        # In an event loop of its own, closed at the end: this may be one thread of several.
+        asyncio.run(client.async_execute())
     return took
 
 
@@ -216,21 +236,30 @@ def run(
                 measurements[name] = known
             else:
                 stale.append((name, path, notebook))
-        for number, (name, path, notebook) in enumerate(stale, start=1):
-            say(f"executing {name} ({number} of {len(stale)})")
-            try:
-                took = execute(notebook, path.parent)
-            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-                failures[name] = re.sub(r"\x1b\[[\d;]*m", "", str(error))
-                say(f"   {name} failed")
-                continue
-            # MyST-NB looks for "execution_seconds".
-            data = took._asdict() | {"execution_seconds": took.seconds}
-            bundle = CacheBundleIn(notebook, str(path), data=data)
-            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-            measurements[name] = took
-            say(f"   {name} took {took}")
-    return measurements, failures
+        if stale:
+            say(f"executing {len(stale)} notebooks, {cores()} at a time")
+        with ThreadPoolExecutor(cores()) as pool:
+            running = {
+                pool.submit(execute, notebook, path.parent): (name, path, notebook)
+                for name, path, notebook in stale
+            }
+            for number, future in enumerate(as_completed(running), start=1):
+                name, path, notebook = running[future]
+                progress = f"{name} ({number} of {len(stale)})"
+                try:
+                    took = future.result()
+                except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+                    failures[name] = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+                    say(f"{progress} failed")
+                    continue
+                # MyST-NB looks for "execution_seconds".
+                data = took._asdict() | {"execution_seconds": took.seconds}
+                bundle = CacheBundleIn(notebook, str(path), data=data)
+                cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+                measurements[name] = took
+                say(f"{progress} took {took}")
+    names = [path.relative_to(root).as_posix() for path in paths]
+    return {name: measurements[name] for name in names if name in measurements}, failures
 
 
 def report(failures: dict[str, str]) -> str:
