@@ -75,7 +75,8 @@ class Parametrisation:
             return [pairs[0], *[pairs[1]] * (depth - 1), pairs[2]]
         if len(pairs) != depth + 1:
             raise ValueError(
-                f"{self.name} is defined for {len(pairs) - 1} hidden layers, not for {depth}"
+                f"{self.name!r} is defined for {len(pairs) - 1} hidden "
+                f"{'layer' if len(pairs) == 2 else 'layers'}, not for {depth}"
             )
         return pairs
 
