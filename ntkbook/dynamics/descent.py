@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
@@ -25,11 +26,9 @@ class Descent:
     def weights(self, modes: Modes, inputs: int, t: ArrayLike) -> Array:
         """g_n(lambda): n steps of the recursion of each mode; 1/lambda for n = inf."""
         counts, infinite = require_steps(t)
-        step = 2 * self.learning_rate / inputs
-        if jnp.size(infinite) and not isinstance(infinite, Tracer) and jnp.any(infinite):
-            self._require_stable(step * modes.values[0])
-        finite = _after(counts, modes.values, step, self.momentum)
-        return modes.fade(jnp.where(infinite[..., None], modes.inverse, finite))
+        if not isinstance(infinite, Tracer) and np.any(infinite):
+            self._require_stable(2 * self.learning_rate / inputs * modes.values[0])
+        return _weights(modes, self.learning_rate, self.momentum, inputs, counts, infinite)
 
     def _require_stable(self, fastest: Array) -> None:
         if isinstance(fastest, Tracer):
@@ -44,7 +43,14 @@ class Descent:
 
 
 @jax.jit
-def _after(counts: Array, values: Array, step: Array, momentum: Array) -> Array:
+def _weights(
+    modes: Modes,
+    learning_rate: Array,
+    momentum: Array,
+    inputs: Array,
+    counts: Array,
+    infinite: Array,
+) -> Array:
     """g_n for each n in counts and each eigenvalue: (*counts, m).
 
     In units of the step, and with x = step lambda, one step is g_n = g_{n-1} + d_n and
@@ -52,8 +58,8 @@ def _after(counts: Array, values: Array, step: Array, momentum: Array) -> Array:
     (d_{2n}, g_{2n-1}) from (d_n, g_{n-1}), and so g_n follows from the binary digits of n. No
     number near 1 is subtracted from 1 on the way, in which slow modes would be lost.
     """
-    counts = counts[..., None]
-    step, mu = step.astype(values.dtype), momentum.astype(values.dtype)
+    counts, values = counts[..., None], modes.values
+    step, mu = (2 * learning_rate / inputs).astype(values.dtype), momentum.astype(values.dtype)
     x = step * values
     digits = jnp.iinfo(counts.dtype).bits
 
@@ -65,7 +71,7 @@ def _after(counts: Array, values: Array, step: Array, momentum: Array) -> Array:
 
     zero = jnp.zeros((*counts.shape[:-1], len(values)), values.dtype)
     d, g = jax.lax.fori_loop(0, digits, next_digit, (zero, zero))
-    return step * (d + g)
+    return modes.fade(jnp.where(infinite[..., None], modes.inverse, step * (d + g)))
 
 
 def gradient_descent(

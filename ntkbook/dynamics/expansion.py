@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,14 +49,14 @@ class Expansion:
     def predict(self, x_new: Any, weights: Float[Array, "... m"]) -> Array:
         """h at new inputs, for weights (*t, m): shape (*t, n, *outputs)."""
         x_new = require_new(x_new, self.x)
-        coefficients = dot(self.modes.vectors, self._weighted(weights))
-        change = self._by_time(dot(self.cross(self.kernel, x_new), coefficients), len(x_new))
+        matrices = (self.modes.vectors, self.cross(self.kernel, x_new))
+        change = combined(matrices, weights, self.coordinates, (len(x_new), *self.outputs))
         return change if self.h0 is None else change + initial_values(self.h0, x_new, self.outputs)
 
     def at_training(self, weights: Float[Array, "... m"]) -> Array:
         """h at the training inputs, without the kernel: K V = V diag(lambda)."""
-        change = dot(self.modes.vectors, self._weighted(self.modes.values * weights))
-        return self.start + self._by_time(change, len(self.x))
+        matrices, weights = (self.modes.vectors,), self.modes.values * weights
+        return self.start + combined(matrices, weights, self.coordinates, self.start.shape)
 
     def cross(self, kernel: KernelFunction, x_new: Array) -> Array:
         """k(x_new, X) as a matrix, with a column for each row of V."""
@@ -68,15 +69,17 @@ class Expansion:
             )
         return matrix
 
-    def _weighted(self, weights: Array) -> Array:
-        """diag(weights) V^T (y - h_0(X)), for all weights: (m, *t, columns)."""
-        times = range(1, weights.ndim)
-        return jnp.moveaxis(weights, -1, 0)[..., None] * jnp.expand_dims(self.coordinates, times)
 
-    def _by_time(self, change: Array, inputs: int) -> Array:
-        """(rows, *t, columns) as (*t, inputs, *outputs)."""
-        change = jnp.moveaxis(change, 0, -2)
-        return change.reshape(*change.shape[:-2], inputs, *self.outputs)
+@partial(jax.jit, static_argnames="shape")
+def combined(
+    matrices: tuple[Array, ...], weights: Array, coordinates: Array, shape: tuple[int, ...]
+) -> Array:
+    """... matrices[1] matrices[0] diag(weights) coordinates, for weights (*t, m): (*t, *shape)."""
+    times = range(1, weights.ndim)
+    change = jnp.moveaxis(weights, -1, 0)[..., None] * jnp.expand_dims(coordinates, times)
+    for matrix in matrices:
+        change = dot(matrix, change)
+    return jnp.moveaxis(change, 0, -2).reshape(*weights.shape[:-1], *shape)
 
 
 def expand(
@@ -102,8 +105,13 @@ def expand(
         y = y.astype(block.dtype)
     modes = eigenmodes(block, rtol=rtol)
     start = jnp.zeros_like(y) if h0 is None else initial_values(h0, x, y.shape[1:])
-    residual = (y - start).reshape(len(modes.values), -1)
-    return Expansion(kernel, h0, block.ndim == 4, x, start, modes, dot(modes.vectors.T, residual))
+    coordinates = _coordinates(modes.vectors, y, start)
+    return Expansion(kernel, h0, block.ndim == 4, x, start, modes, coordinates)
+
+
+@jax.jit
+def _coordinates(vectors: Array, y: Array, start: Array) -> Array:
+    return dot(vectors.T, (y - start).reshape(len(vectors), -1))
 
 
 def evaluate(kernel: KernelFunction, x1: Array, x2: Array) -> Array:

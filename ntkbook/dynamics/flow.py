@@ -22,15 +22,20 @@ class Flow:
 
     def weights(self, modes: Modes, inputs: int, t: ArrayLike) -> Array:
         """(1 - e^{-s lambda}) / lambda with s = 2 eta t / m; s where lambda = 0."""
-        t = require_times(t)[..., None]
-        # An infinite time is taken out before it is multiplied: its derivatives would be NaN.
-        infinite = jnp.isinf(t)
-        s = 2 * self.learning_rate / inputs * jnp.where(infinite, 0.0, t)
-        s = s.astype(modes.values.dtype)
-        known = modes.values > 0
-        values = jnp.where(known, modes.values, 1.0)
-        finite = jnp.where(known, -jnp.expm1(-s * values) / values, s)
-        return modes.fade(jnp.where(infinite, modes.inverse, finite))
+        return _weights(modes, self.learning_rate, inputs, require_times(t))
+
+
+@jax.jit
+def _weights(modes: Modes, learning_rate: Array, inputs: Array, t: Array) -> Array:
+    t = t[..., None]
+    # An infinite time is taken out before it is multiplied: its derivatives would be NaN.
+    infinite = jnp.isinf(t)
+    s = 2 * learning_rate / inputs * jnp.where(infinite, 0.0, t)
+    s = s.astype(modes.values.dtype)
+    known = modes.values > 0
+    values = jnp.where(known, modes.values, 1.0)
+    finite = jnp.where(known, -jnp.expm1(-s * values) / values, s)
+    return modes.fade(jnp.where(infinite, modes.inverse, finite))
 
 
 def gradient_flow(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 from ntkbook.dynamics.conditions import require_learning_rate, require_not_negative
 from ntkbook.dynamics.expansion import Expansion, KernelFunction, evaluate, expand, require_new
 from ntkbook.dynamics.flow import Flow
-from ntkbook.dynamics.modes import as_matrix, dot, eigenmodes
+from ntkbook.dynamics.modes import Modes, as_matrix, dot, eigenmodes
 from ntkbook.dynamics.regression import inverse
 
 
@@ -59,16 +59,11 @@ class Ensemble:
         parts = self.expansion
         x_new = require_new(x_new, parts.x)
         weights = self.rule.weights(parts.modes, len(parts.x), t)
-        # h_t = h_0 + G (y - h_0(X)); G and S(x, X) in the modes.
-        G = dot(parts.cross(parts.kernel, x_new), parts.modes.vectors) * weights[..., None, :]
-        cross = dot(G, dot(parts.cross(self.nngp, x_new), parts.modes.vectors).T)
-        covariance = (
-            as_matrix(evaluate(self.nngp, x_new, x_new), parts.columns)
-            - cross
-            - _transpose(cross)
-            + jnp.matmul(dot(G, self.start), _transpose(G), precision="highest")
+        prior = as_matrix(evaluate(self.nngp, x_new, x_new), parts.columns)
+        T, S = parts.cross(parts.kernel, x_new), parts.cross(self.nngp, x_new)
+        return _in_shape(
+            parts, *_trained(parts.modes, parts.coordinates, weights, T, S, self.start, prior)
         )
-        return _gaussian(parts, G, covariance)
 
 
 @jax.tree_util.register_dataclass
@@ -88,24 +83,43 @@ class Posterior:
         """The distribution of the function, without noise, at new inputs."""
         parts = self.expansion
         x_new = require_new(x_new, parts.x)
-        weights = inverse(parts.modes, self.noise)
-        B = dot(parts.cross(parts.kernel, x_new), parts.modes.vectors)
         prior = as_matrix(evaluate(parts.kernel, x_new, x_new), parts.columns)
-        return _gaussian(parts, B * weights, prior - dot(B * weights, B.T))
+        cross = parts.cross(parts.kernel, x_new)
+        return _in_shape(
+            parts, *_conditioned(parts.modes, parts.coordinates, self.noise, cross, prior)
+        )
+
+
+@jax.jit
+def _trained(
+    modes: Modes, labels: Array, weights: Array, T: Array, S: Array, start: Array, prior: Array
+) -> tuple[Array, Array]:
+    """Mean and covariance of h_0 + G (y - h_0(X)), with G = T V diag(weights) V^T."""
+    G = dot(T, modes.vectors) * weights[..., None, :]  # in the modes, as start and labels are
+    cross = dot(G, dot(S, modes.vectors).T)
+    spread = jnp.matmul(dot(G, start), _transpose(G), precision="highest")
+    return dot(G, labels), prior - cross - _transpose(cross) + spread
+
+
+@jax.jit
+def _conditioned(
+    modes: Modes, labels: Array, noise: Array, cross: Array, prior: Array
+) -> tuple[Array, Array]:
+    """Mean and covariance given the labels."""
+    B = dot(cross, modes.vectors)
+    G = B * inverse(modes, noise)
+    return dot(G, labels), prior - dot(G, B.T)
 
 
 def _transpose(a: Array) -> Array:
     return jnp.swapaxes(a, -1, -2)
 
 
-def _gaussian(parts: Expansion, maps: Array, covariance: Array) -> Gaussian:
-    """The mean, which the maps (*t, n o, m o) make of the labels, and the covariance likewise.
-
-    The covariance is made symmetric, and gets the shape that the kernel has.
-    """
+def _in_shape(parts: Expansion, mean: Array, covariance: Array) -> Gaussian:
+    """(*t, n o, columns) and (*t, n o, n o), made symmetric, in the shapes of labels and kernel."""
     outputs = parts.columns
     n = covariance.shape[-1] // outputs
-    mean = dot(maps, parts.coordinates).reshape(*maps.shape[:-2], n, *parts.outputs)
+    mean = mean.reshape(*mean.shape[:-2], n, *parts.outputs)
     covariance = (covariance + _transpose(covariance)) / 2
     if parts.joint:
         covariance = covariance.reshape(*covariance.shape[:-2], n, outputs, n, outputs)

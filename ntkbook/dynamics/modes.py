@@ -1,6 +1,6 @@
 """Eigenmodes of a kernel matrix, and what to do where the eigenvalue is lost in rounding."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -76,26 +76,6 @@ def require_matrix(K: Any, name: str) -> Array:
     return K
 
 
-def require_symmetric(K: Any) -> Array:
-    """K as a symmetric matrix, with rounding errors averaged out."""
-    K = require_matrix(K, "the kernel matrix")
-    if K.shape[0] != K.shape[1]:
-        raise ValueError(f"the kernel matrix must be square, got shape {K.shape}")
-    K = as_matrix(K)
-    symmetric, gap, size = _symmetrised(K)
-    if not holds(lambda gap: gap <= jnp.finfo(K.dtype).eps ** 0.5 * size, gap):
-        raise ValueError(
-            f"the kernel matrix is not symmetric: K and its transpose differ by {float(gap):.2g}, "
-            f"and the largest entry is {float(size):.2g}"
-        )
-    return symmetric
-
-
-@jax.jit
-def _symmetrised(K: Array) -> tuple[Array, Array, Array]:
-    return (K + K.T) / 2, jnp.max(jnp.abs(K - K.T)), jnp.max(jnp.abs(K))
-
-
 def eigenmodes(K: Float[ArrayLike, "m m ..."], *, rtol: float | None = None) -> Modes:
     """K = V diag(lambda) V^T: eigenvalues in decreasing order, and the rank.
 
@@ -124,23 +104,36 @@ def eigenmodes(K: Float[ArrayLike, "m m ..."], *, rtol: float | None = None) -> 
     """
     if rtol is not None and not 0 <= rtol < 1:
         raise ValueError(f"rtol must be in [0, 1), got {rtol}")
-    K = require_symmetric(K)
-    values, vectors = jnp.linalg.eigh(K, symmetrize_input=False)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    eps = float(jnp.finfo(K.dtype).eps)
-    largest, smallest = jnp.max(jnp.abs(values)), values[-1]
-    if not isinstance(K, Tracer):
-        allowed = eps**0.5 if rtol is None else rtol
-        if smallest < -allowed * largest:
-            raise ValueError(
-                f"the kernel matrix has the eigenvalue {float(smallest):.2g}, and "
-                f"{float(values[0]):.2g} is the largest: it is not positive semi-definite. If this "
-                "is an error of rounding or sampling, rtol says how large errors are, relative to "
-                "the largest eigenvalue"
-            )
-    tolerance = jnp.maximum((len(K) * eps if rtol is None else rtol) * largest, -smallest)
-    values = jnp.where(values > tolerance, values, 0.0)
-    rank = jnp.sum(values > 0)
+    K = require_matrix(K, "the kernel matrix")
+    if K.shape[0] != K.shape[1]:
+        raise ValueError(f"the kernel matrix must be square, got shape {K.shape}")
+    modes, gap, size, largest = _decomposed(as_matrix(K), rtol)
     if isinstance(K, Tracer):
-        return Modes(values, vectors, rank, tolerance, smallest)
-    return Modes(values, vectors, int(rank), float(tolerance), float(smallest))
+        return modes
+    allowed = float(jnp.finfo(K.dtype).eps) ** 0.5
+    if gap > allowed * size:
+        raise ValueError(
+            f"the kernel matrix is not symmetric: K and its transpose differ by {float(gap):.2g}, "
+            f"and the largest entry is {float(size):.2g}"
+        )
+    smallest = float(modes.smallest)
+    if smallest < -(allowed if rtol is None else rtol) * largest:
+        raise ValueError(
+            f"the kernel matrix has the eigenvalue {smallest:.2g}, and {float(largest):.2g} is the "
+            "largest in size: it is not positive semi-definite. If this is an error of rounding "
+            "or sampling, rtol says how large errors are, relative to the largest eigenvalue"
+        )
+    return replace(modes, rank=int(modes.rank), tolerance=float(modes.tolerance), smallest=smallest)
+
+
+@partial(jax.jit, static_argnames="rtol")
+def _decomposed(K: Array, rtol: float | None) -> tuple[Modes, Array, Array, Array]:
+    """The modes of the symmetric part; the asymmetry; the largest entry; the largest eigenvalue."""
+    values, vectors = jnp.linalg.eigh((K + K.T) / 2, symmetrize_input=False)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    largest, smallest = jnp.max(jnp.abs(values)), values[-1]
+    floor = len(K) * float(jnp.finfo(K.dtype).eps) if rtol is None else rtol
+    tolerance = jnp.maximum(floor * largest, -smallest)
+    values = jnp.where(values > tolerance, values, 0.0)
+    modes = Modes(values, vectors, jnp.sum(values > 0), tolerance, smallest)
+    return modes, jnp.max(jnp.abs(K - K.T)), jnp.max(jnp.abs(K)), largest

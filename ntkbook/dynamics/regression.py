@@ -39,6 +39,7 @@ class Regression:
         return self.expansion.modes
 
 
+@jax.jit
 def inverse(modes: Modes, shift: Array) -> Array:
     """1 / (lambda + shift), and the pseudo-inverse for shift = 0."""
     total = modes.values + shift.astype(modes.values.dtype)
