@@ -129,7 +129,7 @@ def test_inputs_with_positions(wrap):
 
 
 def test_antisymmetric_networks_start_at_zero_with_the_kernel_of_one():
-    net = mlp(6, 2, tanh, b_std=0.3)
+    net = mlp(6, 2, erf, b_std=0.3)
     both = Antisymmetric(net)
     params = drawn(both)
     assert np.all(both.apply(params, X) == 0.0)
@@ -152,9 +152,9 @@ def test_random_antisymmetric_networks_have_the_kernel_of_the_limit():
 
 
 def test_no_gradient_passes_through_an_antisymmetric_network():
-    top = Antisymmetric(mlp(5, 1, tanh))
-    net = Sequential(Dense(4), Activation(tanh), top)
-    without = Sequential(Frozen(Dense(4)), Activation(tanh), mlp(5, 1, tanh))
+    top = Antisymmetric(mlp(5, 1, erf))
+    net = Sequential(Dense(4), Activation(erf), top)
+    without = Sequential(Frozen(Dense(4)), Activation(erf), mlp(5, 1, erf))
     params = drawn(net)
     below = empirical_ntk(without.apply, (*params[:2], params[2][0]))(X)
     assert_close(empirical_ntk(net.apply, params)(X), below)
