@@ -32,7 +32,15 @@ X, X_NEW = RNG.normal(size=(M, D)), RNG.normal(size=(N, D))
 BOTH = np.concatenate([X, X_NEW])
 Y, Y2 = RNG.normal(size=M), RNG.normal(size=(M, 2))
 ETA = 0.6
-T, S = (maker(mlp(1, 3, relu, w_std=1.5, b_std=0.3)) for maker in (ntk, nngp))
+
+
+def prior(x1, x2):
+    return jnp.exp(-jnp.sum((x1[:, None] - x2[None]) ** 2, axis=-1) / 2)
+
+
+def tangent(x1, x2):
+    return prior(x1, x2) + 0.3 * (1 + x1 @ x2.T) ** 2
+
 
 # A linear model h(x) = phi(x) w, trained on all of w from a normal start of covariance C.
 A, B = RNG.normal(size=(D, 7)), RNG.normal(size=7)
@@ -71,7 +79,7 @@ def test_ensemble_is_what_sampled_starts_give():
     samples, t = 20_000, 0.8
     phi, phi_new = np.asarray(features(X)), np.asarray(features(X_NEW))
     w = RNG.normal(size=(samples, 7)) @ ROOT.T
-    steps = 400
+    steps = 40
     for _ in range(steps):  # the midpoint rule: its error is far below the standard error
         half = w - ETA * t / steps / 2 * 2 / M * (w @ phi.T - Y) @ phi
         w = w - ETA * t / steps * 2 / M * (half @ phi.T - Y) @ phi
@@ -87,13 +95,13 @@ def test_ensemble_is_what_sampled_starts_give():
 
 
 def test_ensemble_mean_is_flow_from_zero_and_begins_at_the_prior():
-    predict = ensemble(T, S, X, Y, learning_rate=ETA)
-    flow = gradient_flow(T, X, Y, learning_rate=ETA)
+    predict = ensemble(tangent, prior, X, Y, learning_rate=ETA)
+    flow = gradient_flow(tangent, X, Y, learning_rate=ETA)
     times = np.array([[0.0, 0.5], [3.0, np.inf]])
     mean, covariance = predict(X_NEW, times)
     assert (mean.shape, covariance.shape) == ((2, 2, N), (2, 2, N, N))
     np.testing.assert_allclose(mean, flow(X_NEW, times), atol=1e-12)
-    np.testing.assert_allclose(covariance[0, 0], S(X_NEW), atol=1e-14)
+    np.testing.assert_allclose(covariance[0, 0], prior(X_NEW, X_NEW), atol=1e-14)
     for i, t in np.ndenumerate(times):
         one = predict(X_NEW, t)
         np.testing.assert_allclose(one.mean, mean[i], atol=1e-12)
@@ -106,7 +114,7 @@ def test_ensemble_mean_is_flow_from_zero_and_begins_at_the_prior():
 
 
 def test_standard_deviations_are_roots_of_variances_and_no_nan():
-    predict = ensemble(T, S, X, Y)
+    predict = ensemble(tangent, prior, X, Y)
     g = predict(X_NEW, np.array([0.0, 2.0]))
     expected = np.sqrt(np.diagonal(g.covariance, axis1=1, axis2=2))
     np.testing.assert_allclose(g.standard_deviation, expected)
@@ -115,13 +123,16 @@ def test_standard_deviations_are_roots_of_variances_and_no_nan():
 
 
 def test_excess_over_the_posterior_is_a_square():
-    # The posterior is the best linear predictor under S; any other map G of the labels adds
-    # (G - G*) S (G - G*)^T.
+    # The posterior is the best linear predictor under its covariance; another map G of the labels
+    # adds (G - G*) K (G - G*)^T.
     excess = (
-        ensemble(T, S, X, Y)(X_NEW, np.inf).covariance - gp_posterior(S, X, Y)(X_NEW).covariance
+        ensemble(tangent, prior, X, Y)(X_NEW, np.inf).covariance
+        - gp_posterior(prior, X, Y)(X_NEW).covariance
     )
-    K = np.asarray(S(X))
-    maps = [np.linalg.solve(np.asarray(k(X)), np.asarray(k(X, X_NEW))).T for k in (T, S)]
+    K = np.asarray(prior(X, X))
+    maps = [
+        np.linalg.solve(np.asarray(k(X, X)), np.asarray(k(X, X_NEW))).T for k in (tangent, prior)
+    ]
     gap = maps[0] - maps[1]
     np.testing.assert_allclose(excess, gap @ K @ gap.T, atol=1e-12)
     values = np.linalg.eigvalsh(excess)
@@ -141,27 +152,27 @@ def test_training_the_last_layer_alone_samples_the_posterior():
 
 @pytest.mark.parametrize("noise", [0.0, 1e-3, 0.7])
 def test_posterior_is_the_formula(noise):
-    mean, covariance = gp_posterior(S, X, Y, noise=noise)(X_NEW)
-    K, cross = np.asarray(S(X)), np.asarray(S(X_NEW, X))
+    mean, covariance = gp_posterior(prior, X, Y, noise=noise)(X_NEW)
+    K, cross = np.asarray(prior(X, X)), np.asarray(prior(X_NEW, X))
     map_ = np.linalg.solve(K + noise * np.eye(M), cross.T).T
     np.testing.assert_allclose(mean, map_ @ Y, atol=1e-10)
-    np.testing.assert_allclose(covariance, S(X_NEW) - map_ @ cross.T, atol=1e-10)
+    np.testing.assert_allclose(covariance, prior(X_NEW, X_NEW) - map_ @ cross.T, atol=1e-10)
     # The mean is regression with a ridge of noise / m.
-    regression = kernel_regression(S, X, Y, ridge=noise / M)
+    regression = kernel_regression(prior, X, Y, ridge=noise / M)
     np.testing.assert_allclose(mean, regression(X_NEW), atol=1e-12)
 
 
 def test_posterior_conditions_a_normal_distribution():
     # Draws of (h(X) + noise, h(x)): the residual of the posterior mean is independent of labels.
     noise, samples = 0.2, 50_000
-    root = np.linalg.cholesky(np.asarray(S(BOTH)) + 1e-12 * np.eye(M + N))
+    root = np.linalg.cholesky(np.asarray(prior(BOTH, BOTH)) + 1e-12 * np.eye(M + N))
     h = RNG.normal(size=(samples, M + N)) @ root.T
     labels = h[:, :M] + noise**0.5 * RNG.normal(size=(samples, M))
-    predict = gp_posterior(S, X, labels.T, noise=noise)(X_NEW)
+    predict = gp_posterior(prior, X, labels.T, noise=noise)(X_NEW)
     assert predict.mean.shape == (N, samples)
     residual = h[:, M:] - predict.mean.T
     joint = np.concatenate([residual, labels], axis=1)
-    spread = np.asarray(S(X)) + noise * np.eye(M)
+    spread = np.asarray(prior(X, X)) + noise * np.eye(M)
     expected = np.block(
         [
             [np.asarray(predict.covariance), np.zeros((N, M))],
@@ -178,12 +189,12 @@ def test_equal_inputs_share_what_is_known():
     twice = np.concatenate([X, X[:1]])
     y = np.append(Y, Y[0] + 1)
     once = np.append(Y[0] + 0.5, Y[1:])
-    for noise, single in ((0.0, gp_posterior(S, X, once)), (0.1, None)):
-        got = gp_posterior(S, twice, y, noise=noise)(X_NEW)
+    for noise, single in ((0.0, gp_posterior(prior, X, once)), (0.1, None)):
+        got = gp_posterior(prior, twice, y, noise=noise)(X_NEW)
         if single is None:
-            K, cross = np.asarray(S(twice)), np.asarray(S(X_NEW, twice))
+            K, cross = np.asarray(prior(twice, twice)), np.asarray(prior(X_NEW, twice))
             map_ = np.linalg.solve(K + noise * np.eye(M + 1), cross.T).T
-            expected = map_ @ y, S(X_NEW) - map_ @ cross.T
+            expected = map_ @ y, prior(X_NEW, X_NEW) - map_ @ cross.T
         else:
             expected = single(X_NEW)
         for one, other in zip(got, expected, strict=True):
@@ -197,16 +208,16 @@ def outputs_by_outputs(scalar):
 
 
 def test_outputs_of_a_full_kernel_are_inferred_together():
-    full = outputs_by_outputs(S)
+    full = outputs_by_outputs(prior)
     flat = np.asarray(full(BOTH, BOTH)).transpose(0, 2, 1, 3).reshape(2 * (M + N), -1)
-    K, cross, prior = flat[: 2 * M, : 2 * M], flat[2 * M :, : 2 * M], flat[2 * M :, 2 * M :]
+    K, cross, new = flat[: 2 * M, : 2 * M], flat[2 * M :, : 2 * M], flat[2 * M :, 2 * M :]
     map_ = np.linalg.solve(K + 0.1 * np.eye(2 * M), cross.T).T
     got = gp_posterior(full, X, Y2, noise=0.1)(X_NEW)
     assert (got.mean.shape, got.covariance.shape) == ((N, 2), (N, N, 2, 2))
     np.testing.assert_allclose(got.mean, (map_ @ Y2.reshape(-1)).reshape(N, 2), atol=1e-10)
-    covariance = (prior - map_ @ cross.T).reshape(N, 2, N, 2).transpose(0, 2, 1, 3)
+    covariance = (new - map_ @ cross.T).reshape(N, 2, N, 2).transpose(0, 2, 1, 3)
     np.testing.assert_allclose(got.covariance, covariance, atol=1e-10)
-    expected = np.sqrt(np.diag(prior - map_ @ cross.T)).reshape(N, 2)
+    expected = np.sqrt(np.diag(new - map_ @ cross.T)).reshape(N, 2)
     np.testing.assert_allclose(got.standard_deviation, expected, atol=1e-10)
 
 
@@ -230,17 +241,20 @@ def test_a_finite_network_of_several_outputs_is_an_ensemble_with_the_infinite_st
 
 
 def test_outputs_of_scalar_kernels_share_their_covariance():
-    got = ensemble(T, S, X, Y2)(X_NEW, 1.0)
+    got = ensemble(tangent, prior, X, Y2)(X_NEW, 1.0)
     assert (got.mean.shape, got.covariance.shape) == ((N, 2), (N, N))
     assert got.standard_deviation.shape == (N,)
     for a in range(2):
-        one = ensemble(T, S, X, Y2[:, a])(X_NEW, 1.0)
+        one = ensemble(tangent, prior, X, Y2[:, a])(X_NEW, 1.0)
         np.testing.assert_allclose(one.mean, got.mean[:, a], atol=1e-13)
         np.testing.assert_allclose(one.covariance, got.covariance, atol=1e-13)
 
 
 def test_gaussians_compile_and_have_finite_derivatives():
-    for predict, t in ((ensemble(T, S, X, Y), (1.0,)), (gp_posterior(S, X, Y, noise=0.1), ())):
+    for predict, t in (
+        (ensemble(tangent, prior, X, Y), (1.0,)),
+        (gp_posterior(prior, X, Y, noise=0.1), ()),
+    ):
         for one, other in zip(jax.jit(predict)(X_NEW, *t), predict(X_NEW, *t), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-12)
         slope = jax.grad(lambda z, p=predict, t=t: jnp.sum(p(z, *t).covariance))(X_NEW)

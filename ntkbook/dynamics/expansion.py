@@ -90,7 +90,6 @@ def expand(
     rtol: float | None = None,
 ) -> Expansion:
     """y - h_0(X) in the modes of k(X, X): one eigendecomposition."""
-    require_kernel("a dynamics", kernel)
     if h0 is not None and not callable(h0):
         raise TypeError(f"h0 must be a function of x, got {h0!r}")
     x = require_inputs(x, "x")
@@ -116,6 +115,7 @@ def _coordinates(vectors: Array, y: Array, start: Array) -> Array:
 
 def evaluate(kernel: KernelFunction, x1: Array, x2: Array) -> Array:
     """k(x1, x2), if it has the shape of a kernel."""
+    require_kernel("training", kernel)
     block = require_matrix(kernel(x1, x2), "the value of the kernel")
     if block.shape[:2] != (len(x1), len(x2)):
         raise ValueError(
