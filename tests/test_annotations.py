@@ -154,6 +154,27 @@ for maker in (nb.ntk, nb.nngp):
     kernels[f"sequences {maker.__name__}"] = single(k(sequences)).tolist()
 single(k(sequences, jnp.asarray(sequences)))
 single(k.at_pair(*sequences[:2]))
+
+y, two, steps = x[:, 0], x[:, :2], np.arange(3)
+for convert in (np.asarray, jnp.asarray):
+    points, labels, t = convert(x), convert(y), convert(np.float32([0, 1, np.inf]))
+    kernel = nb.ntk(more[1])
+    flow = nb.gradient_flow(kernel, points, labels, h0=lambda x: x[:, 1], learning_rate=0.5)
+    walk = nb.gradient_descent(kernel, points, labels, learning_rate=1e-2, momentum=0.5)
+    assert single(flow(points, t)).shape == (3, len(x))
+    single((walk(points, convert(steps)), walk(points, 3), flow.at_training(1.0), flow.rates))
+    single(nb.kernel_regression(kernel, points, labels, ridge=0.1)(points))
+    ensemble = nb.ensemble(kernel, nb.nngp(more[1]), points, labels)(points, t)
+    single((ensemble, ensemble.standard_deviation))
+    single(nb.gp_posterior(kernel, points, convert(two), noise=0.1)(points))
+    K = convert(kernel(points))
+    single((nb.eigenmodes(K).vectors, nb.best_learning_rate(K)))
+    single(nb.largest_stable_learning_rate(K, momentum=0.5))
+full = nb.empirical_ntk(more[2].apply, more[2].init(key, (x.shape[1],))[0])
+single(nb.gradient_flow(full, x, x[:, :3])(near, 1.0))
+single(nb.gp_posterior(full, x, x[:, :3])(near))
+single(nb.gradient_flow(lambda a, b: a @ b.T, x, np.sign(y).astype(int))(near, 1))
+refused(lambda: nb.gradient_flow(kernel, x, y[:2]))
 with open(sys.argv[2], "w") as file:
     json.dump(kernels, file)
 """

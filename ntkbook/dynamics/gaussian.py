@@ -18,9 +18,9 @@ from ntkbook.dynamics.regression import inverse
 class Gaussian(NamedTuple):
     """A normal distribution of functions, at some inputs.
 
-    mean: (n,) or (n, outputs).
-    covariance: (n, n) between inputs, the same for each output, which are independent; for a full
-        kernel of several outputs (n, n, outputs, outputs).
+    The mean has the shape (n,) or (n, outputs). The covariance is (n, n) between inputs, the same
+    for each of the outputs, which are independent; for a full kernel of several outputs it is
+    (n, n, outputs, outputs).
     """
 
     mean: Float[Array, "..."]

@@ -1,7 +1,7 @@
 """A solved dynamics: predictions at any time, from one eigendecomposition."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.typing import ArrayLike
@@ -11,6 +11,7 @@ from ntkbook.dynamics.expansion import Expansion
 from ntkbook.dynamics.modes import Modes
 
 
+@runtime_checkable
 class Rule(Protocol):
     """How far each mode has been trained at a time."""
 
