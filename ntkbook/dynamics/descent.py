@@ -101,9 +101,9 @@ def gradient_descent(
         rtol: which eigenvalues count as 0, as for `eigenmodes`.
 
     Returns:
-        ``predict`` as `gradient_flow` returns it, with steps in the place of time: predict(x_new,
-        steps) for a number of steps, an array of such numbers, or inf if the learning rate is
-        stable. The work grows with the number of digits of steps.
+        A function as `gradient_flow` returns it, with steps in the place of time. steps is a whole
+        number, an array of such numbers, or inf if the learning rate is stable. A million steps
+        cost no more than one.
 
     Raises:
         ValueError: as `gradient_flow`, for a momentum out of range, for steps that are negative or

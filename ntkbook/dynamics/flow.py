@@ -63,10 +63,12 @@ def gradient_flow(
         rtol: which eigenvalues count as 0, as for `eigenmodes`.
 
     Returns:
-        ``predict``: predict(x_new, t) is h_t(x_new) at the time t >= 0, a number, an array of
-        numbers, or inf, where it is ridgeless regression. predict.at_training(t) is h_t(X),
-        predict.modes the eigenmodes of K, and predict.rates are 2 eta lambda_i / m. Where K
-        has no rank, labels are not learned: equal inputs with different labels get their mean.
+        A function, ``predict`` say. predict(x_new, t) is h_t(x_new) at the time t >= 0, a number,
+        an array of numbers, or inf, where it is ridgeless regression. predict.at_training(t) is
+        h_t(X), predict.modes the eigenmodes of K, and predict.rates are 2 eta lambda_i / m. Null
+        directions of K are not learned, so that equal inputs with different labels get the mean
+        of these. Differentiate in x_new, t, y and learning_rate freely; derivatives in x pass
+        through an eigendecomposition, and exist where the eigenvalues are distinct.
 
     Raises:
         ValueError: for inputs or labels that are not finite or do not belong together, a kernel

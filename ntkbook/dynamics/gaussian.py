@@ -140,8 +140,9 @@ def ensemble(
 
     Here G_t = T(x, X) T^{-1} (I - e^{-2 eta t T / m}) is `gradient_flow` with the NTK T, for the
     loss L_S(h) = (1/m) sum_i |h(x_i) - y_i|^2. The mean is G_t y, the covariance
-    S(x, x') - G_t S(X, x') - S(x, X) G_t'^T + G_t S(X, X) G_t'^T. The noise that is left for
-    t = inf is that of the random start, not a posterior: see `gp_posterior`.
+    S(x, x') - G_t S(X, x') - S(x, X) G_t'^T + G_t S(X, X) G_t'^T, where G_t' is G_t at x'. The
+    noise that is left at t = inf is that of the random start, and no posterior: it is never below
+    that of `gp_posterior` with S.
 
     Args:
         ntk: T, which says how networks are trained.
@@ -153,8 +154,8 @@ def ensemble(
         rtol: which eigenvalues of T count as 0, as for `eigenmodes`.
 
     Returns:
-        ``predict``: predict(x_new, t) is a Gaussian (mean, covariance) at the time t, a number, an
-        array of numbers, or inf.
+        A function, ``predict`` say. predict(x_new, t) is a Gaussian (mean, covariance) at the time
+        t, a number, an array of numbers, or inf.
 
     Raises:
         ValueError: as `gradient_flow`, for either kernel.
@@ -170,7 +171,7 @@ def ensemble(
         >>> float(mean[0]), float(covariance[0, 0])
         (6.0, 0.0)
 
-    Source: Lee et al. (2019), section 2.3.1; lab "Ensembles".
+    Source: Lee et al. (2019); lab "Ensembles".
     """
     parts = expand(ntk, x, y, None, rtol)
     rule = Flow(require_learning_rate(learning_rate))
@@ -200,7 +201,7 @@ def gp_posterior(
         rtol: which eigenvalues count as 0, as for `eigenmodes`.
 
     Returns:
-        ``predict``: predict(x_new) is a Gaussian (mean, covariance).
+        A function, ``predict`` say. predict(x_new) is a Gaussian (mean, covariance).
 
     Raises:
         ValueError: as `gradient_flow`, and for negative noise.

@@ -70,7 +70,7 @@ def kernel_regression(
         rtol: which eigenvalues count as 0, as for `eigenmodes`.
 
     Returns:
-        ``predict``: predict(x_new) is h(x_new), predict.at_training() is h(X).
+        A function, ``predict`` say. predict(x_new) is h(x_new), predict.at_training() is h(X).
 
     Raises:
         ValueError: as `gradient_flow`, and for a negative ridge.

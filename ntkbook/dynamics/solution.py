@@ -53,7 +53,7 @@ class Solution:
 
     @property
     def rates(self) -> Float[Array, " modes"]:
-        """2 eta lambda_i / m: how fast each mode is learned."""
+        """How fast each mode is learned, 2 eta lambda_i / m."""
         factor = 2 * self.rule.learning_rate / len(self.expansion.x)
         return factor.astype(self.modes.values.dtype) * self.modes.values
 
