@@ -13,16 +13,13 @@ from ntkbook import (
     Frozen,
     Scalar,
     Sequential,
-    empirical_ntk,
     ensemble,
     gp_posterior,
     gradient_flow,
     kernel_regression,
-    mlp,
     nngp,
     ntk,
     relu,
-    tanh,
 )
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -221,23 +218,33 @@ def test_outputs_of_a_full_kernel_are_inferred_together():
     np.testing.assert_allclose(got.standard_deviation, expected, atol=1e-10)
 
 
-def test_a_finite_network_of_several_outputs_is_an_ensemble_with_the_infinite_start():
-    net = mlp(6, 1, tanh, outputs=2)
-    kernel = empirical_ntk(net.apply, net.init(jax.random.key(3), (D,))[0])
-    covariance = nngp(net)
+def test_a_scalar_start_goes_with_a_full_tangent_kernel():
+    # As for a finite network of several outputs and the infinite covariance of one.
+    full = outputs_by_outputs(tangent)
 
-    def full(x1, x2):
-        return covariance(x1, x2)[:, :, None, None] * jnp.eye(2)
+    def uncorrelated(x1, x2):
+        return prior(x1, x2)[:, :, None, None] * jnp.eye(2)
 
     times = np.array([0.0, 1.0])
-    got, expected = (ensemble(kernel, s, X, Y2)(X_NEW, times) for s in (covariance, full))
+    got, expected = (ensemble(full, s, X, Y2)(X_NEW, times) for s in (prior, uncorrelated))
     assert got.covariance.shape == (2, N, N, 2, 2)
     assert got.standard_deviation.shape == (2, N, 2)
-    np.testing.assert_allclose(got.mean, gradient_flow(kernel, X, Y2)(X_NEW, times), atol=1e-12)
+    np.testing.assert_allclose(got.mean, gradient_flow(full, X, Y2)(X_NEW, times), atol=1e-12)
+    np.testing.assert_allclose(got.covariance[0], uncorrelated(X_NEW, X_NEW), atol=1e-14)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-13)
+    # The covariance of one coordinate among all, as in a single matrix.
+    flat = [
+        np.asarray(k(BOTH, BOTH)).transpose(0, 2, 1, 3).reshape(2 * (M + N), -1)
+        for k in (full, uncorrelated)
+    ]
+    K, cross = flat[0][: 2 * M, : 2 * M], flat[0][2 * M :, : 2 * M]
+    G = cross @ np.linalg.solve(K, np.eye(2 * M) - expm(-2 / M * K))
+    map_ = np.concatenate([-G, np.eye(2 * N)], axis=1)
+    covariance = (map_ @ flat[1] @ map_.T).reshape(N, 2, N, 2).transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(got.covariance[1], covariance, atol=1e-11)
     with pytest.raises(ValueError, match="no axes for outputs"):
-        ensemble(covariance, full, X, Y2)
+        ensemble(prior, full, X, Y2)
 
 
 def test_outputs_of_scalar_kernels_share_their_covariance():
@@ -257,6 +264,6 @@ def test_gaussians_compile_and_have_finite_derivatives():
     ):
         for one, other in zip(jax.jit(predict)(X_NEW, *t), predict(X_NEW, *t), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-12)
-        slope = jax.grad(lambda z, p=predict, t=t: jnp.sum(p(z, *t).covariance))(X_NEW)
+        slope = jax.jit(jax.grad(lambda z, p=predict, t=t: jnp.sum(p(z, *t).covariance)))(X_NEW)
         assert np.all(np.isfinite(slope))
         assert np.any(slope != 0)
