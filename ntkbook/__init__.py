@@ -1,7 +1,8 @@
 """Neural tangent kernels in JAX: the library of the NTK book.
 
 One module per idea: `activations`, `layers`, `linearize`, `bounds`, `kernels`, `dynamics`,
-`data`. The names used most are here; `ntkbook.plots` and `ntkbook.page` draw, and need matplotlib.
+`training`, `scaling`, `data`. The names used most are here; `ntkbook.plots` and `ntkbook.page`
+draw, and need matplotlib.
 """
 
 from ntkbook.activations import (

@@ -54,7 +54,7 @@ from matplotlib.figure import Figure
 
 with install_import_hook("ntkbook", "beartype.beartype"):
     import ntkbook as nb
-    from ntkbook import data, layers, page, plots, rates
+    from ntkbook import data, layers, page, plots, rates, scaling
 
 assert not jax.config.jax_enable_x64
 key = jax.random.key(0)
@@ -175,6 +175,38 @@ single(nb.gradient_flow(full, x, x[:, :3])(near, 1.0))
 single(nb.gp_posterior(full, x, x[:, :3])(near))
 single(nb.gradient_flow(lambda a, b: a @ b.T, x, np.sign(y).astype(int))(near, 1))
 refused(lambda: nb.gradient_flow(kernel, x, y[:2]))
+
+nets = [
+    nb.Scaled(nb.mlp(5, 1), 0.5),
+    nb.Antisymmetric(nb.mlp(5, 1)),
+    nb.Sequential(nb.Dense(5), nb.InitialScale(nb.Dense(1), 0.0), nb.Scalar()),
+    nb.abc_mlp(5, 2, nb.erf, scaling.MUP),
+]
+for net in nets:
+    params = single(net.init(key, (x.shape[1],))[0])
+    for t in inputs:
+        assert single(net.apply(params, t)).shape == (len(x),)
+    single((nb.ntk(net)(x), nb.nngp(net)(x)))
+    single(nb.centred(net.apply, params)(params, x))
+keys = jax.random.split(key, 2)
+seeds = jax.vmap(lambda key: net.init(key, (x.shape[1],))[0])(keys)
+rates_of_seeds = np.array([0.1, 0.2])
+eta = scaling.MUP.learning_rate(0.1, 5)
+record = {"h": lambda w: net.apply(w, x)}
+at = np.array([0, 2])
+runs = [
+    nb.train(net.apply, params, x, y, learning_rate=eta, momentum=0.5, steps=3, record=record),
+    nb.train(net.apply, seeds, *inputs[1:], y, learning_rate=rates_of_seeds, steps=2, at=at,
+             seeds=True),
+    nb.train(
+        net.apply, seeds, x, np.sign(y).astype(int), learning_rate=1, steps=2, at=range(2),
+        seeds=True, batch_size=2, key=keys, record=record,
+    ),
+]
+for run in runs:
+    single((run.params, run.loss, run.recorded))
+refused(lambda: nb.train(net.apply, params, x, y[:2], learning_rate=eta, steps=3))
+refused(lambda: nb.train(net.apply, params, x, y, learning_rate=eta, steps=3.0))
 with open(sys.argv[2], "w") as file:
     json.dump(kernels, file)
 """

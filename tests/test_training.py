@@ -237,6 +237,20 @@ def test_an_optimiser_sees_the_tree_and_the_parameters():
     np.testing.assert_allclose(run.params["a"], w["a"] - 0.1 * slope(w, X, Y)["a"], rtol=1e-12)
 
 
+def test_an_optimiser_of_higher_precision_leaves_the_parameters_in_theirs():
+    class Double(NamedTuple):
+        init: object = lambda w: None
+        update: object = lambda g, state, w: (
+            jax.tree.map(lambda leaf: -0.1 * leaf.astype(float), g),
+            state,
+        )
+
+    start = jax.tree.map(np.float32, START)
+    run = train(model, start, X, Y, optimiser=Double(), steps=3)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(run.params))
+    assert_same(run.params, by_hand(3)[-1], rtol=1e-5)
+
+
 # --- batches --------------------------------------------------------------------------------------
 
 MARKS = np.array([1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6])

@@ -81,14 +81,14 @@ class Parametrisation:
         return pairs
 
 
-NTK = Parametrisation("NTK", a=(0, 0.5, 0.5), b=(0, 0, 0), c=0)
+NTK = Parametrisation("NTK", a=(0.0, 0.5, 0.5), b=(0.0, 0.0, 0.0), c=0.0)
 """The neural tangent parametrisation of this book: `ntkbook.mlp` itself."""
 
-STANDARD = Parametrisation("standard", a=(0, 0, 0), b=(0, 0.5, 0.5), c=0)
+STANDARD = Parametrisation("standard", a=(0.0, 0.0, 0.0), b=(0.0, 0.5, 0.5), c=0.0)
 """What frameworks do by default. Stable for c >= 1: ``dataclasses.replace(STANDARD, c=1)``."""
 
-MEAN_FIELD = Parametrisation("mean field", a=(0, 1), b=(0, 0), c=-1)
+MEAN_FIELD = Parametrisation("mean field", a=(0.0, 1.0), b=(0.0, 0.0), c=-1.0)
 """The mean-field parametrisation, of one hidden layer; `MUP` goes on where it ends."""
 
-MUP = Parametrisation("maximal update", a=(-0.5, 0, 0.5), b=(0.5, 0.5, 0.5), c=0)
+MUP = Parametrisation("maximal update", a=(-0.5, 0.0, 0.5), b=(0.5, 0.5, 0.5), c=0.0)
 """The maximal update parametrisation, in which every layer learns features at every width."""
