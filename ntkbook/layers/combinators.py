@@ -118,7 +118,10 @@ class Frozen:
 
 
 def is_centred(layer: Layer) -> bool:
-    """Whether fresh weights at the end make the output uncorrelated with the input."""
+    """Whether fresh weights at the end make the output uncorrelated with the input.
+
+    A layer of another module may say so: ``centred = True``.
+    """
     match layer:
         case Dense() | Conv() | SelfAttention():
             return True

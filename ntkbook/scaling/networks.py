@@ -124,8 +124,8 @@ def abc_mlp(
         width: n, the number of neurons in each hidden layer.
         depth: the number of hidden layers, at least 1.
         activation: sigma.
-        parametrisation: `NTK`, `STANDARD`, `MEAN_FIELD`, `MUP` or another `Parametrisation`. Its
-            ``learning_rate(base, width)`` belongs to the network.
+        parametrisation: ``NTK``, ``STANDARD``, ``MEAN_FIELD``, ``MUP`` or another
+            `Parametrisation`. Its ``learning_rate(base, width)`` belongs to the network.
         w_std: scale of the weights of every layer.
         outputs: 1 gives a scalar function, values of shape (n,); more give (n, outputs).
 

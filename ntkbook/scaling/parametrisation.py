@@ -16,6 +16,16 @@ class Parametrisation:
     n is the width of the hidden layers. The function at the start depends on a + b, and a change
     of a by t, b by -t and c by -2 t leaves every step of gradient descent as it is.
 
+    Ready-made are, with exponents of the first, every hidden and the last layer:
+
+    - ``NTK``, the neural tangent parametrisation of this book, `ntkbook.mlp` itself:
+      a = (0, 1/2, 1/2), b = (0, 0, 0), c = 0.
+    - ``STANDARD``, the default of most frameworks: a = (0, 0, 0), b = (0, 1/2, 1/2), c = 0. Wide
+      networks diverge in it; c = 1 is stable: ``dataclasses.replace(STANDARD, c=1.0)``.
+    - ``MUP``, maximal update: a = (-1/2, 0, 1/2), b = (1/2, 1/2, 1/2), c = 0. Every layer learns
+      features at every width.
+    - ``MEAN_FIELD``, of one hidden layer: a = (0, 1), b = (0, 0), c = -1. ``MUP`` in other letters.
+
     Attributes:
         name: what it is called.
         a: exponents of the multipliers, one for each layer. Three stand for the first layer, every
@@ -82,13 +92,6 @@ class Parametrisation:
 
 
 NTK = Parametrisation("NTK", a=(0.0, 0.5, 0.5), b=(0.0, 0.0, 0.0), c=0.0)
-"""The neural tangent parametrisation of this book: `ntkbook.mlp` itself."""
-
 STANDARD = Parametrisation("standard", a=(0.0, 0.0, 0.0), b=(0.0, 0.5, 0.5), c=0.0)
-"""What frameworks do by default. Stable for c >= 1: ``dataclasses.replace(STANDARD, c=1)``."""
-
-MEAN_FIELD = Parametrisation("mean field", a=(0.0, 1.0), b=(0.0, 0.0), c=-1.0)
-"""The mean-field parametrisation, of one hidden layer; `MUP` goes on where it ends."""
-
 MUP = Parametrisation("maximal update", a=(-0.5, 0.0, 0.5), b=(0.5, 0.5, 0.5), c=0.0)
-"""The maximal update parametrisation, in which every layer learns features at every width."""
+MEAN_FIELD = Parametrisation("mean field", a=(0.0, 1.0), b=(0.0, 0.0), c=-1.0)
