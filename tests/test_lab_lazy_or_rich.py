@@ -1,5 +1,7 @@
 """The statements of the lab "Lazy or rich"."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,11 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from ntkbook import empirical_ntk, linearize, mlp, relu, tanh, two_layer
-from ntkbook.data import sphere
 from ntkbook.rates import fitted_rate
 from ntkbook.scaling import Antisymmetric, Scaled, centred
 from ntkbook.training import train
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 PHI = (1 + np.sqrt(5)) / 2
 
@@ -21,6 +24,7 @@ def rng(request):
     return np.random.default_rng([2019, *request.node.name.encode()])
 
 
+@partial(jax.jit, static_argnames=("f", "steps"))
 def descend(f, params, x, y, rate, steps, alpha=1.0):
     """Gradient descent on alpha^-2 L_S(alpha f), written out."""
 
@@ -31,6 +35,11 @@ def descend(f, params, x, y, rate, steps, alpha=1.0):
         return jax.tree.map(lambda w, g: w - rate * g, p, jax.grad(objective)(p))
 
     return jax.lax.fori_loop(0, steps, step, params)
+
+
+def unit_vectors(rng, n, d):
+    x = rng.standard_normal((n, d))
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def assert_same(one, other, rtol=1e-9):
@@ -47,8 +56,8 @@ def test_factor_is_a_division_of_the_labels(alpha, rng):
     net = mlp(width=7, depth=2, activation=tanh)
     start, _ = net.init(jax.random.key(1), (3,))
     x, y = rng.standard_normal((5, 3)), rng.standard_normal(5)
-    scaled = descend(net.apply, start, x, y, 0.1, 50, alpha)
-    divided = train(net.apply, start, x, y / alpha, learning_rate=0.1, steps=50)
+    scaled = descend(net.apply, start, x, y, 0.02, 50, alpha)
+    divided = train(net.apply, start, x, y / alpha, learning_rate=0.02, steps=50)
     assert_same(scaled, divided.params)
     moved = jax.tree.map(jnp.subtract, scaled, start)
     assert max(jnp.abs(w).max() for w in jax.tree.leaves(moved)) > 1e-3
@@ -64,7 +73,7 @@ def test_factors_of_the_output_need_a_rate_divided_by_their_square(rng):
 
 
 @pytest.mark.claim("prop-lazy-knobs")
-@pytest.mark.parametrize("degree", [1, 2, 3])
+@pytest.mark.parametrize("degree", [1, 3])
 def test_large_initial_weights_are_a_large_factor(degree, rng):
     net = two_layer(8) if degree == 1 else mlp(width=8, depth=degree - 1)
     start, _ = net.init(jax.random.key(degree), (3,))
@@ -156,6 +165,23 @@ def test_movement_of_one_linear_mode_nearly_attains_its_bound():
 
 
 @pytest.mark.claim("prop-lazy-scaling")
+def test_one_weight_reaches_a_third_of_the_bound_on_the_gap():
+    """h = w + b w^2 / 2 with y = 1: the bound is phi/2 s |b| / alpha."""
+    s, ratios = np.geomspace(0.1, 3, 30), []
+    for b in (-0.5, 0.5):
+        w = solve_ivp(
+            lambda _, w, b=b: (1 + b * w) * (1 - w - b * w**2 / 2),
+            (0, 3),
+            [0.0],
+            t_eval=s,
+            rtol=1e-9,
+        ).y[0]
+        gap = w + b * w**2 / 2 - (1 - np.exp(-s))
+        ratios.append(np.abs(gap) / (PHI / 2 * abs(b) * s))
+    assert 0.33 < np.max(ratios) < 1
+
+
+@pytest.mark.claim("prop-lazy-scaling")
 def test_flow_stays_in_the_ball_where_the_derivative_is_tame():
     """h = -log(1 - w) ends at w = 1, where it is infinite; the bound says when w stays away."""
     rho, horizon, y = 0.5, 4.0, 1.0
@@ -168,7 +194,7 @@ def test_flow_stays_in_the_ball_where_the_derivative_is_tame():
 
 @pytest.mark.claim("prop-lazy-scaling")
 def test_rates_of_a_centred_network(rng):
-    x, y = sphere(jax.random.key(3), 5, 3), rng.standard_normal(5)
+    x, y = unit_vectors(rng, 5, 3), rng.standard_normal(5)
     net, alphas = two_layer(12, tanh), 2.0 ** np.arange(5, 10)
 
     def measure(alpha, W):
@@ -194,9 +220,8 @@ def test_rates_of_a_centred_network(rng):
 
 
 @pytest.mark.claim("prop-lazy-even")
-@pytest.mark.parametrize("activation", [relu, tanh], ids=["relu", "tanh"])
-def test_labels_of_the_other_sign_exchange_the_two_halves(activation, rng):
-    net = Antisymmetric(mlp(width=6, depth=1, activation=activation))
+def test_labels_of_the_other_sign_exchange_the_two_halves(rng):
+    net = Antisymmetric(mlp(width=6, depth=1, activation=relu))
     start, _ = net.init(jax.random.key(4), (3,))
     x, y = rng.standard_normal((5, 3)), 3 * rng.standard_normal(5)
     one, other = (
@@ -215,7 +240,7 @@ def test_labels_of_the_other_sign_exchange_the_two_halves(activation, rng):
 @pytest.mark.parametrize(("paired", "exponent"), [(True, 2), (False, 1)])
 def test_symmetric_networks_are_lazier_by_one_order(paired, exponent, rng):
     """The control without the symmetry shows that the test can tell the exponents apart."""
-    x, y = sphere(jax.random.key(5), 5, 3), rng.standard_normal(5)
+    x, y = unit_vectors(rng, 5, 3), rng.standard_normal(5)
     net = two_layer(12, tanh)
     model = Antisymmetric(net) if paired else net
     amplitudes = 2.0 ** -np.arange(5, 10)
@@ -250,8 +275,7 @@ def test_symmetric_networks_are_lazier_by_one_order(paired, exponent, rng):
 
 
 @pytest.mark.claim("prop-lazy-copies")
-@pytest.mark.parametrize("activation", [relu, tanh], ids=["relu", "tanh"])
-@pytest.mark.parametrize("readout", [False, True], ids=["fixed", "trained"])
+@pytest.mark.parametrize(("activation", "readout"), [(relu, False), (tanh, True)])
 def test_copies_of_neurons_are_a_factor(activation, readout, rng):
     """By hand, in terms of (a, W), with and without a trained readout."""
     copies = 5
@@ -305,7 +329,7 @@ def test_quadratic_neurons_end_on_the_solved_curve(A, N, rng):
 
 
 def test_rate_of_the_experiment_is_below_the_edge_for_all_weights(rng):
-    x = np.asarray(sphere(jax.random.key(6), 30, 4))
+    x = unit_vectors(rng, 30, 4)
     edge = np.linalg.eigvalsh(x.T @ x)[-1]
     # Aligned neurons share the most inputs; all on at a half space is the worst draw.
     for W in (rng.standard_normal((4, 9)), np.tile(rng.standard_normal((4, 1)), 9)):
@@ -318,13 +342,13 @@ def test_rate_of_the_experiment_is_below_the_edge_for_all_weights(rng):
     )
 
 
-def test_rich_student_of_one_neuron_beats_the_lazy_one():
+def test_rich_student_of_one_neuron_beats_the_lazy_one(rng):
     d, m = 15, 150
-    x, z, u = (sphere(jax.random.key(i), n, d) for i, n in ((7, m), (8, 500), (9, 1)))
+    x, z, u = (unit_vectors(rng, n, d) for n in (m, 500, 1))
     net = Antisymmetric(two_layer(20))
-    start, _ = net.init(jax.random.key(10), (d,))
-    y, truth = (np.sqrt(d) * np.asarray(relu(p @ u.T))[:, 0] for p in (x, z))
-    rate = 0.9 * m / np.linalg.eigvalsh(np.asarray(x.T @ x))[-1]
+    start = (({"W": rng.standard_normal((d, 20))}, (), ()),) * 2
+    y, truth = (np.sqrt(d) * np.maximum(p @ u[0], 0) for p in (x, z))
+    rate = 0.9 * m / np.linalg.eigvalsh(x.T @ x)[-1]
     errors = []
     for alpha in (0.05, 50.0):
         p = train(net.apply, start, x, y / alpha, learning_rate=rate, steps=500).params
