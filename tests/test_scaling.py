@@ -123,6 +123,11 @@ def test_inputs_with_positions(wrap):
     assert not wrap(inner).every_position
     factor = 0.25 if isinstance(wrap(inner), Scaled) else 1.0
     assert_close(ntk(wrap(inner))(IMAGES), factor * ntk(inner)(IMAGES))
+    # Behind an activation, features of inputs with positions have no means that are known.
+    layers = inner.layers
+    features = Sequential(wrap(Sequential(*layers[:2])), *layers[2:4])
+    trained = Sequential(*layers[:4]) if factor < 1 else Sequential(*layers[:3], Frozen(Dense(1)))
+    assert_close(ntk(features)(IMAGES), factor * ntk(trained)(IMAGES))
 
 
 # --- exactly zero at the start --------------------------------------------------------------------
