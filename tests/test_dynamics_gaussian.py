@@ -199,9 +199,15 @@ def test_equal_inputs_share_what_is_known():
 
 
 def outputs_by_outputs(scalar):
-    """Two outputs that are correlated."""
+    """Two outputs that are correlated, the first at x with the second at 1.2 x."""
     mix = jnp.array([[2.0, 0.5], [0.5, 1.0]])
-    return lambda x1, x2: scalar(x1, x2)[:, :, None, None] * mix
+
+    def full(x1, x2):
+        scales = (1.0, 1.2)
+        rows = [jnp.stack([scalar(a * x1, b * x2) for b in scales], axis=-1) for a in scales]
+        return jnp.stack(rows, axis=-2) * mix
+
+    return full
 
 
 def test_outputs_of_a_full_kernel_are_inferred_together():
