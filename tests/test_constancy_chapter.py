@@ -297,22 +297,23 @@ def test_distance_to_the_infinite_kernel_falls_like_the_root(rng):
 @pytest.mark.claim("prop-flip-count")
 @pytest.mark.parametrize("N", [100, 2500])
 def test_an_adversary_flips_no_more_than_the_count(N, rng):
-    """The best of: all near neurons off, all near neurons on, and pushes along either input."""
+    """The supremum itself: each neuron goes to the nearest point where its term changes."""
     D, draws = 1.5, 300
     x = unit_vectors(rng, 2, 3)
+    c = x[0] @ x[1]
     reach = D / np.sqrt(N)
     own, pair = [], []
     for _ in range(draws):
-        W = rng.standard_normal((3, N))
-        u = x @ W
+        u = x @ rng.standard_normal((3, N))
         own.append(max(np.sum((u[0] > 0) & (u[0] <= reach)), np.sum((u[0] <= 0) & (u[0] > -reach))))
-        both = np.sum((u > 0).all(axis=0))
-        moved = [
-            np.sum((x @ (W + sign * reach * x[i][:, None]) > 0).all(axis=0))
-            for i in (0, 1)
-            for sign in (1, -1)
-        ]
-        pair.append(abs(x[0] @ x[1]) * np.max(np.abs(np.array(moved) - both)))
+        both = (u > 0).all(axis=0)
+        # Out of the wedge in which both are on: to the nearer of its two sides.
+        out = np.sum(both & (u.min(axis=0) <= reach))
+        # Into it: to the side that is missing, or, if that does not do, to the common edge.
+        along = [np.where(u[1 - i] - c * u[i] >= 0, np.abs(u[i]), np.inf) for i in (0, 1)]
+        edge = np.sqrt(np.sum(u * np.linalg.solve(x @ x.T, u), axis=0))
+        into = np.sum(~both & (np.minimum(np.minimum(*along), edge) < reach))
+        pair.append(abs(c) * max(out, into))
     limit = 2 * np.sqrt(2 / np.pi) * D / np.sqrt(N)
     for sample in (own, pair):
         mean = np.mean(sample) / N
