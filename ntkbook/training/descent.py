@@ -177,7 +177,7 @@ def train(
 
     # A mistake in loss or record shows now, not after many steps.
     measure.eval_shape(objective, functions, trained, x, y)
-    state = begin(objective, rule, trained, key, x)
+    state = begin(objective, rule, trained, key, len(x))
     rows: list[tuple[int, Any]] = []
 
     def look() -> None:
@@ -197,5 +197,6 @@ def train(
     except KeyboardInterrupt:
         if not rows or rows[-1][0] < int(state.step):
             look()
-    values = jax.tree.map(lambda *rows: jnp.stack(rows), *[row for _, row in rows])
+    # In NumPy, which does not compile a program for each number of rows.
+    values = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *(row for _, row in rows))
     return Trajectory(objective.params(state.trained), np.array([n for n, _ in rows]), *values)

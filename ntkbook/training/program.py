@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ntkbook.linearize import Model, Params
@@ -65,11 +66,16 @@ class Rule:
     with_momentum: bool
     batch_size: int | None
 
+    @property
+    def remembers(self) -> bool:
+        """Whether a step depends on more of the past than the parameters."""
+        return self.optimiser is not None or self.with_momentum
+
     def memory(self, trained: Params) -> Any:
-        """What the update rule remembers before the first step."""
+        """What it remembers before the first step."""
         if self.optimiser is not None:
             return self.optimiser.init(trained)
-        return jax.tree.map(jnp.zeros_like, trained) if self.with_momentum else None
+        return jax.tree.map(jnp.zeros_like, trained)
 
     def step(
         self, trained: Params, memory: Any, slope: Params, rate: Array | None, momentum: Array
@@ -97,12 +103,16 @@ class State:
     order: Array | None
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def begin(objective: Objective, rule: Rule, trained: Params, key: Array | None, x: Array) -> State:
-    """Before the first step, which draws the first order."""
-    memory = objective.mapped(rule.memory, (0,))(trained)
-    order = None if key is None else jnp.zeros((*key.shape, len(x)), int)
+def begin(objective: Objective, rule: Rule, trained: Params, key: Array | None, m: int) -> State:
+    """Before the first step, which draws the first order. Compiles nothing that is not needed."""
+    memory = _memory(objective, rule, trained) if rule.remembers else None
+    order = None if key is None else jnp.asarray(np.zeros((*key.shape, m), int))
     return State(jnp.asarray(0), trained, memory, order)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _memory(objective: Objective, rule: Rule, trained: Params) -> Any:
+    return objective.mapped(rule.memory, (0,))(trained)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
