@@ -407,6 +407,13 @@ def test_modes_are_an_eigendecomposition():
     np.testing.assert_allclose(modes.smallest, np.linalg.eigvalsh(K)[0], atol=1e-15)
 
 
+def test_errors_that_are_not_symmetric_are_averaged():
+    K = np.asarray(rbf(X, X)) + 1e-9 * np.triu(np.ones((M, M)), 1)
+    modes = eigenmodes(K)
+    got = modes.vectors * modes.values @ modes.vectors.T
+    np.testing.assert_allclose(got, (K + K.T) / 2, rtol=0, atol=1e-13)
+
+
 def test_rows_of_modes_belong_to_inputs_and_outputs():
     full = np.asarray(empirical_ntk(*network(2))(X, X))
     assert np.max(np.abs(full - full.swapaxes(2, 3))) > 0.01

@@ -120,8 +120,8 @@ def eigenmodes(K: Float[ArrayLike, "m m ..."], *, rtol: float | None = None) -> 
     if smallest < -(allowed if rtol is None else rtol) * largest:
         raise ValueError(
             f"the kernel matrix has the eigenvalue {smallest:.2g}, and {float(largest):.2g} is the "
-            "largest in size: it is not positive semi-definite. If this is an error of rounding "
-            "or sampling, rtol says how large errors are, relative to the largest eigenvalue"
+            "largest: it is not positive semi-definite. If this is an error of rounding or "
+            "sampling, rtol says how large errors are, relative to the largest eigenvalue"
         )
     return replace(modes, rank=int(modes.rank), tolerance=float(modes.tolerance), smallest=smallest)
 
@@ -131,7 +131,7 @@ def _decomposed(K: Array, rtol: float | None) -> tuple[Modes, Array, Array, Arra
     """The modes of the symmetric part; the asymmetry; the largest entry; the largest eigenvalue."""
     values, vectors = jnp.linalg.eigh((K + K.T) / 2, symmetrize_input=False)
     values, vectors = values[::-1], vectors[:, ::-1]
-    largest, smallest = jnp.max(jnp.abs(values)), values[-1]
+    largest, smallest = values[0], values[-1]
     floor = len(K) * float(jnp.finfo(K.dtype).eps) if rtol is None else rtol
     tolerance = jnp.maximum(floor * largest, -smallest)
     values = jnp.where(values > tolerance, values, 0.0)
