@@ -41,10 +41,12 @@ TIMES = np.array([0.0, 0.3, 2.0, 9.0])
 ETA = 0.7
 
 
+@jax.jit
 def rbf(x1, x2):
     return jnp.exp(-jnp.sum((x1[:, None] - x2[None]) ** 2, axis=-1) / 2)
 
 
+@jax.jit
 def wave(x):
     return jnp.sin(x[:, 0]) + 0.5
 
@@ -326,6 +328,7 @@ def test_ridgeless_is_approached_linearly_in_the_ridge():
     assert abs(slope.slope - 1) < 4 * slope.standard_error + 0.02
 
 
+@jax.jit
 def linear(x1, x2):
     return x1 @ x2.T
 

@@ -31,10 +31,12 @@ Y, Y2 = RNG.normal(size=M), RNG.normal(size=(M, 2))
 ETA = 0.6
 
 
+@jax.jit
 def prior(x1, x2):
     return jnp.exp(-jnp.sum((x1[:, None] - x2[None]) ** 2, axis=-1) / 2)
 
 
+@jax.jit
 def tangent(x1, x2):
     return prior(x1, x2) + 0.3 * (1 + x1 @ x2.T) ** 2
 
@@ -48,10 +50,12 @@ def features(x):
     return jnp.cos(x @ A + B)
 
 
+@jax.jit
 def trained(x1, x2):
     return features(x1) @ features(x2).T
 
 
+@jax.jit
 def start(x1, x2):
     return (features(x1) @ ROOT) @ (features(x2) @ ROOT).T
 

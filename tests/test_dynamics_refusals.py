@@ -22,6 +22,7 @@ Y = np.array([1.0, 2.0, 4.0])
 NAN = np.array([1.0, np.nan, 4.0])
 
 
+@jax.jit
 def k(x1, x2):
     return jnp.exp(-jnp.sum((x1[:, None] - x2[None]) ** 2, axis=-1) / 2)
 
