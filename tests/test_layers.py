@@ -613,3 +613,10 @@ def test_a_gap_that_a_layer_forgot_is_found_by_subtraction(own):
     behind = [Activation(relu), Dense(1)]
     doubled = ntk(Sequential(Dense(3), own, *behind))(x)
     np.testing.assert_allclose(doubled, ntk(Sequential(Dense(3, 2.0), *behind))(x), rtol=1e-7)
+
+
+def test_what_is_known_to_be_one_input_has_one_second_moment():
+    """Rounding in a product of matrices would tell k12 from k11 on the diagonal."""
+    x, nearly = jnp.array([1.0, 2.0]), jnp.array([1.0, 2.5])
+    assert Pair.of_inputs(x, nearly, same=True).k12 == Pair.of_inputs(x, x).k11
+    assert Pair.of_inputs(x, nearly).k12 != Pair.of_inputs(x, x).k11
