@@ -4,11 +4,13 @@ Everything here takes any function f(params, x) whose parameters are a pytree of
 whose leading input axis is batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -41,6 +43,40 @@ def require_same_tree(params: Params, params0: Params) -> None:
             raise ValueError(
                 f"expected a parameter of shape {jnp.shape(leaf0)}, got {jnp.shape(leaf)}"
             )
+
+
+def trained_and_constants(
+    params: Params,
+) -> tuple[list[Array], tuple[Hashable, ...], Any]:
+    """The arrays of params; its other leaves, with None for each array; its structure.
+
+    Raises:
+        ValueError: for arrays that are not finite, not real or not floating point, or none at all.
+        TypeError: for leaves that are neither arrays nor constants with a hash.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    trained, constants = [], []
+    for path, leaf in leaves:
+        where = f"params{jax.tree_util.keystr(path)}"
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+            try:
+                hash(leaf)
+            except TypeError:
+                raise TypeError(f"{where} is neither an array nor a constant: {leaf!r}") from None
+            constants.append(leaf)
+            continue
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"{where} must be real floating point, got {leaf.dtype}: close f over arrays "
+                "that are not trained"
+            )
+        if not isinstance(leaf, jax.core.Tracer) and not np.all(np.isfinite(leaf)):
+            raise ValueError(f"{where} contains NaN or infinity")
+        constants.append(None)
+        trained.append(jnp.asarray(leaf))
+    if not trained:
+        raise ValueError(f"params hold no array, so that there is nothing to train: {params!r}")
+    return trained, tuple(constants), tree
 
 
 def linearize(f: Model, params0: Params) -> Model:

@@ -247,6 +247,7 @@ def test_slope_of_kappa_in_a_variance_is_half_of_the_second_derivative_met(sigma
     value, _, curvature = FORMULAS[sigma]
     for k in [(1.0, 0.4, 0.5), (0.6, -0.6, 0.8)]:
         expected = plane_mean(lambda u, v: curvature(u) * value(v) / 2, *k)
+        # The series of tanh promises 1e-10 at these variances.
         np.testing.assert_allclose(slopes(sigma, *k)[0, 0], expected, atol=1e-10)
         swapped = slopes(sigma, *k[::-1])
         np.testing.assert_allclose(swapped[0, 2], expected, atol=1e-10)
@@ -313,6 +314,7 @@ def test_price(sigma, k11, c, k22):
 @given(variances, cosines, variances)
 def test_symmetric_in_the_two_inputs(sigma, k11, c, k22):
     k = covariance(k11, c, k22)
+    # A few operations that round differently when the inputs change places.
     np.testing.assert_allclose(dual(sigma, *k), dual(sigma, *k[::-1]), rtol=4 * EPS, atol=1e-300)
 
 
@@ -359,6 +361,7 @@ def test_zero_input_counts_as_orthogonal_to_all(slope):
     for k11, k22 in [(0.0, 0.7), (0.7, 0.0), (0.0, 0.0)]:
         kappa, kappa_dot = dual(leaky_relu(slope), k11, 0.0, k22)
         assert kappa == 0
+        # Exact but for the rounding of pi / 2.
         np.testing.assert_allclose(kappa_dot, ((1 + slope) / 2) ** 2, atol=2 * EPS)
 
 

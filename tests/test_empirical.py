@@ -21,7 +21,7 @@ from ntkbook import (
     tanh,
     two_layer,
 )
-from ntkbook.kernels import empirical, gradients
+from ntkbook.kernels import empirical, gradients, strategies
 from ntkbook.kernels.gradients import Explicit, Factored, gram, rows_within
 from ntkbook.kernels.layerwise import NotLayerwiseError, layer_factors
 from ntkbook.layers import Conv, Flatten
@@ -329,12 +329,24 @@ def test_a_symmetric_kernel_takes_the_blocks_below_the_diagonal(trace, monkeypat
     assert sum(blocks) < 0.7 * whole.size
 
 
+def test_the_same_inputs_twice_are_half_the_work(monkeypatch):
+    def halves(*arguments):
+        raise AssertionError("halves")
+
+    monkeypatch.setattr(empirical, "symmetric_gram", halves)
+    k = empirical_ntk(lambda w, x: jnp.tanh(x @ w), jnp.ones(4), strategy="jacobian")
+    for again in ((X,), (X, X)):
+        with pytest.raises(AssertionError, match="halves"):
+            k(*again)
+    assert k(X, X + 1.0).shape == (len(X), len(X))
+
+
 # --- the choice -----------------------------------------------------------------------------------
 
 
 def choice(f, params, n, outputs="full"):
     plan = empirical_ntk(f, params, outputs=outputs)._plan
-    return empirical._cheapest(plan, jax.tree.leaves(params), np.ones((n, 4)), (n, n))
+    return strategies.cheapest(plan, jax.tree.leaves(params), np.ones((n, 4)), (n, n))
 
 
 def test_columns_win_with_many_outputs_and_gradients_with_shared_weights():
@@ -355,7 +367,7 @@ def test_auto_takes_layers_where_it_can(monkeypatch):
     def refuse(*arguments):
         raise AssertionError("gradients were formed")
 
-    monkeypatch.setattr(empirical, "_cheapest", refuse)
+    monkeypatch.setattr(strategies, "cheapest", refuse)
     net = mlp(3, 1, tanh)
     params, _ = net.init(KEY, (4,))
     empirical_ntk(net.apply, params)(X)

@@ -111,6 +111,7 @@ class SelfAttention:
     tied: bool = False
     w_std: float = 1.0
     every_position: ClassVar[bool] = True
+    centred: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_width("width", self.width)

@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ntkbook.layers.attention import SelfAttention
-from ntkbook.layers.convolution import Conv
-from ntkbook.layers.dense import Dense
 from ntkbook.layers.protocol import (
     AnyArray,
     Layer,
     Pair,
     Params,
     Shape,
+    is_centred,
     mixes_positions,
     require_layer,
     require_tuple,
@@ -36,6 +34,7 @@ class Sequential:
     """x -> l_n( ... l_2(l_1(x))); parameters are the tuple of the layers' parameters.
 
     Example:
+        >>> from ntkbook.layers import Dense
         >>> net = Sequential(Dense(4), Frozen(Dense(2)))
         >>> params, out_shape = net.init(jax.random.key(0), (3,))
         >>> out_shape, net.apply(params, jnp.ones((5, 3))).shape
@@ -58,6 +57,10 @@ class Sequential:
     @property
     def every_position(self) -> bool:
         return any(map(mixes_positions, self.layers))
+
+    @property
+    def centred(self) -> bool:
+        return is_centred(self.layers[-1])
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
@@ -91,6 +94,7 @@ class Frozen:
     """The same layer with parameters that no gradient reaches: random, but not trained.
 
     Example:
+        >>> from ntkbook.layers import Dense
         >>> Frozen(Dense(3)).init(jax.random.key(0), (2,))[1]
         (3,)
     """
@@ -104,6 +108,10 @@ class Frozen:
     def every_position(self) -> bool:
         return mixes_positions(self.layer)
 
+    @property
+    def centred(self) -> bool:
+        return is_centred(self.layer)
+
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         return self.layer.init(key, in_shape)
 
@@ -115,24 +123,6 @@ class Frozen:
         out = limit_of(self.layer, pair)
         own = limit_of(self.layer, replace(pair, theta=jnp.zeros_like(pair.theta)))
         return replace(out, theta=out.theta - own.theta)
-
-
-def is_centred(layer: Layer) -> bool:
-    """Whether fresh weights at the end make the output uncorrelated with the input.
-
-    A layer of another module may say so: ``centred = True``.
-    """
-    match layer:
-        case Dense() | Conv() | SelfAttention():
-            return True
-        case Sequential(layers=layers):
-            return is_centred(layers[-1])
-        case Frozen(layer=inner):
-            return is_centred(inner)
-        case Parallel(branches=branches):
-            return all(map(is_centred, branches))
-        case _:
-            return getattr(layer, "centred", False)
 
 
 @dataclass(frozen=True)
@@ -188,6 +178,7 @@ class Parallel:
     `SelfAttention`), so that the summands are uncorrelated.
 
     Example:
+        >>> from ntkbook.layers import Dense
         >>> net = Parallel(Dense(4), Sequential(Dense(8), Dense(4)))
         >>> net.init(jax.random.key(0), (3,))[1]
         (4,)
@@ -213,6 +204,10 @@ class Parallel:
     @property
     def every_position(self) -> bool:
         return any(map(mixes_positions, self.branches))
+
+    @property
+    def centred(self) -> bool:
+        return all(map(is_centred, self.branches))
 
     def init(self, key: Key[Array, ""], in_shape: Shape) -> tuple[Params, Shape]:
         keys = jax.random.split(key, len(self.branches))

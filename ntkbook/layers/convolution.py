@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,7 @@ class Conv:
     padding: Padding = "SAME"
     w_std: float = 1.0
     b_std: float = 0.0
+    centred: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_width("width", self.width)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ class Dense:
     w_std: float = 1.0
     b_std: float = 0.0
     fan_in_scaling: bool = True
+    centred: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_width("width", self.width)

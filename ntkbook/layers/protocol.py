@@ -188,7 +188,8 @@ class Layer(Protocol):
 
         Return a new `Pair`, or ``replace`` what changes. A gap that is not renewed with the
         covariances is found by subtraction. A layer that needs covariances between different
-        positions says so: ``every_position = True``.
+        positions says so: ``every_position = True``; one that ends in fresh weights, which make
+        its output uncorrelated with its input, too: ``centred = True``.
         """
         ...
 
@@ -243,6 +244,11 @@ def require_every_position(layer: object, pair: Pair) -> None:
 def mixes_positions(layer: Layer) -> bool:
     """Whether a layer needs covariances between different positions of its inputs."""
     return getattr(layer, "every_position", False)
+
+
+def is_centred(layer: Layer) -> bool:
+    """Whether fresh weights at the end make the output uncorrelated with the input."""
+    return getattr(layer, "centred", False)
 
 
 def require_features(layer: object, x: AnyArray, expected: int) -> None:

@@ -7,8 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ntkbook.layers import Layer, Pair, Params, Shape
-from ntkbook.layers.combinators import is_centred, limit_of
-from ntkbook.layers.protocol import AnyArray, mixes_positions, require_layer, require_scale
+from ntkbook.layers.combinators import limit_of
+from ntkbook.layers.protocol import (
+    AnyArray,
+    is_centred,
+    mixes_positions,
+    require_layer,
+    require_scale,
+)
 from ntkbook.scaling.outputs import scaled_pair
 
 

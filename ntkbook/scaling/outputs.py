@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ntkbook.layers import Layer, Pair, Params, Shape
-from ntkbook.layers.combinators import is_centred, limit_of
+from ntkbook.layers.combinators import limit_of
 from ntkbook.layers.protocol import (
     AnyArray,
+    is_centred,
     mixes_positions,
     require_layer,
     require_scale,

@@ -12,9 +12,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from ntkbook.kernels.empirical import trained_and_constants
 from ntkbook.layers import Layer
-from ntkbook.linearize import Model, Params, require_model
+from ntkbook.linearize import Model, Params, require_model, trained_and_constants
 from ntkbook.training.program import Functions, Optimiser
 
 
