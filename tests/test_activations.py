@@ -688,3 +688,14 @@ def test_rbf_refuses(gamma):
 def test_hermite_refuses(degree):
     with pytest.raises(ValueError, match=r"degree must be an integer, 0 or more, got "):
         hermite(degree)
+
+
+def test_step_of_equal_and_nearly_equal_inputs():
+    """Compiled code may fuse k k - k^2 into one rounding, the root of which would be an angle."""
+    for k in np.random.default_rng(9).uniform(1e-3, 1, 100):
+        assert dual(step, k, k, k)[0] == 0.5
+    # Two unit vectors at a small angle, of which k12 = 1 knows nothing.
+    theta = 1e-9
+    kappa, _, gap = step.gap_dual(*jnp.ones(3), (2 * jnp.sin(theta / 2)) ** 2)
+    np.testing.assert_allclose(gap, theta / np.pi, rtol=4 * EPS)
+    np.testing.assert_allclose(0.5 - kappa, theta / (2 * np.pi), atol=EPS)

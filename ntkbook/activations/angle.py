@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.polynomial import chebyshev
 
+from ntkbook.activations.function import safe_sqrt
+
 
 @functools.cache
 def _series(degree: int) -> tuple[float, ...]:
@@ -30,6 +32,22 @@ def _series(degree: int) -> tuple[float, ...]:
         taylor[0] += coefficient
     economised = chebyshev.cheb2poly(chebyshev.poly2cheb(taylor)[: degree + 1])
     return tuple(math.sqrt(2) * float(c) for c in economised)
+
+
+def versine_of(k11: Array, k12: Array, k22: Array, gap: Array) -> tuple[Array, Array, Array]:
+    """|u|, |v| in standard deviations, and 1 - cos(theta), from the gap E(u - v)^2 if it is small.
+
+    With a zero input there is no angle; theta is pi / 2, the average of all.
+    """
+    a, b = safe_sqrt(k11), safe_sqrt(k22)
+    # Divisions once per input, not per pair.
+    over_a, over_b = (1 / jnp.where(s > 0, s, jnp.inf) for s in (a, b))
+    # |u||v| (1 - cos theta), from the gap if u and v are close: then the lengths are, too.
+    close = 2 * gap < k11 + k22
+    # In this order, which rounds alike at (u, v) and (v, u).
+    versine = jnp.where(close, (gap - (a - b) ** 2) / 2, a * b - k12) * (over_a * over_b)
+    nonzero = a * b >= jnp.finfo(a.dtype).tiny
+    return a, b, jnp.where(nonzero, jnp.clip(versine, 0.0, 2.0), 1.0)
 
 
 @jax.custom_jvp

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ntkbook.activations.angle import angle
-from ntkbook.activations.function import ActivationFunction, safe_sqrt
+from ntkbook.activations.angle import angle, versine_of
+from ntkbook.activations.function import ActivationFunction
 
 
 @functools.cache
@@ -22,16 +22,7 @@ def _piecewise_linear(name: str, left: float, right: float) -> ActivationFunctio
         return jnp.where(t <= 0, below, right * t)
 
     def gap_dual(k11: Array, k12: Array, k22: Array, gap: Array) -> tuple[Array, Array, Array]:
-        a, b = safe_sqrt(k11), safe_sqrt(k22)
-        # Divisions once per input, not per pair.
-        over_a, over_b = (1 / jnp.where(s > 0, s, jnp.inf) for s in (a, b))
-        # |u||v| (1 - cos theta), from the gap if u and v are close: then the lengths are, too.
-        close = 2 * gap < k11 + k22
-        # In this order, which rounds alike at (u, v) and (v, u).
-        versine = jnp.where(close, (gap - (a - b) ** 2) / 2, a * b - k12) * (over_a * over_b)
-        # With a zero input there is no angle; the average of all is pi / 2.
-        nonzero = a * b >= jnp.finfo(a.dtype).tiny
-        versine = jnp.where(nonzero, jnp.clip(versine, 0.0, 2.0), 1.0)
+        a, b, versine = versine_of(k11, k12, k22, gap)
         theta, defect = angle(versine)
         # Everything below is a function of the versine, not of gap and k12 again: so a chain of
         # layers stays one loop over the pairs for the compiler.
