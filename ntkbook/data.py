@@ -2,7 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
 from ntkbook.layers.protocol import require_width
 
@@ -33,3 +34,24 @@ def sphere(key: Key[Array, ""], n: int, d: int) -> Float[Array, "n d"]:
     require_width("d", d)
     g = jax.random.normal(key, (n, d))
     return g / jnp.linalg.norm(g, axis=1, keepdims=True)
+
+
+def digits() -> tuple[Float[np.ndarray, "1797 64"], Int[np.ndarray, " 1797"]]:
+    """1797 handwritten digits of 8 x 8 pixels between 0 and 1, and which digits they are.
+
+    The set ships with scikit-learn. Its order is that of collection, by writer: shuffle before
+    splitting.
+
+    Raises:
+        ModuleNotFoundError: without scikit-learn.
+
+    Example:
+        >>> x, label = digits()
+        >>> x.shape, int(label[0])
+        ((1797, 64), 0)
+    """
+    # Imported here, because nothing else in this module needs it.
+    from sklearn.datasets import load_digits
+
+    x, label = load_digits(return_X_y=True)
+    return x / 16, label

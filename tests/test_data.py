@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ntkbook.data import circle, sphere
+from ntkbook.data import circle, digits, sphere
 
 KEY = jax.random.key(14)
 
@@ -31,6 +31,16 @@ def test_sphere_is_uniform(d):
     assert np.max(np.abs(scores)) < stats.norm.isf(0.5e-3 / len(scores))
     if d > 1:
         assert stats.kstest(x[:, 0] ** 2, stats.beta(0.5, (d - 1) / 2).cdf).pvalue > 1e-3
+
+
+def test_digits_are_the_set_that_ships_with_scikit_learn():
+    x, label = digits()
+    assert x.shape == (1797, 64)
+    assert (x.min(), x.max()) == (0, 1)
+    # Counts of the digits, as the documentation of the set states them.
+    np.testing.assert_array_equal(
+        np.bincount(label), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    )
 
 
 def test_sphere_is_a_function_of_the_key():

@@ -255,7 +255,7 @@ def test_wheel_holds_every_module():
 
 def test_colab_keeps_its_own_kernel():
     """Another IPython under a running kernel would break it."""
-    brought = lock.closure(lock.requirements(PYPROJECT, "plots"), lock.pins(LOCK, PYTHONS[-1]))
+    brought = lock.closure(lock.requirements(PYPROJECT, "notebooks"), lock.pins(LOCK, PYTHONS[-1]))
     assert {"jax", "matplotlib"} <= set(brought)
     assert not {"ipykernel", "ipython", "jupyter-client", "tornado"} & set(brought)
 
@@ -291,7 +291,7 @@ def test_launch_cell_installs_in_colab_alone(tmp_path, start):
     assert called.read_text().splitlines() == [
         *("pip", "install", "--quiet", "--system"),
         *("--constraint", f"{raw}/{tag}/requirements.lock"),
-        f"ntkbook[plots] @ git+{repository}@{tag}",
+        f"ntkbook[notebooks] @ git+{repository}@{tag}",
     ]
 
 

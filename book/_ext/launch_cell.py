@@ -19,7 +19,7 @@ import sys
 
 if "google.colab" in sys.modules:
     lock = "{raw}/v{version}/requirements.lock"
-    package = "{name}[plots] @ git+{repository}@v{version}"
+    package = "{name}[notebooks] @ git+{repository}@v{version}"
     !uv pip install --quiet --system --constraint {{lock}} "{{package}}\""""
 
 
