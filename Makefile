@@ -33,7 +33,7 @@ serve: ## show the built book at http://localhost:8000 (PORT=...)
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 .PHONY: test
-test: lint types unit check nbval book pages ## all checks, in the order below
+test: lint types unit check book nbval pages ## all checks, in the order below
 
 .PHONY: lint
 lint: $(READY) ## style of the code: ruff

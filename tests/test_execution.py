@@ -153,11 +153,39 @@ def test_execution_takes_one_core_and_is_weighed(tmp_path):
     cores = os.sched_getaffinity(0)
     sources = ["import os; len(os.sched_getaffinity(0))", "x = b'x' * 300_000_000; del x"]
     notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
-    took = execution.execute(notebook, tmp_path)
+    took = execution.execute(notebook, tmp_path, tmp_path / "programs")
     assert notebook.cells[0].outputs[0].data["text/plain"] == "1"
     assert os.sched_getaffinity(0) == cores
     assert 300 < took.megabytes < 600  # the bytes were freed before the end
     assert 0 < took.core_seconds <= took.seconds + 0.1  # rounding
+
+
+def test_programs_are_kept_and_not_used_by_a_run_that_is_timed(tmp_path):
+    source = (
+        "import os; from pathlib import Path"
+        "; folder = Path(os.environ['JAX_COMPILATION_CACHE_DIR'])"
+        "; before = list(folder.iterdir()); _ = (folder / '{}').write_text('x'); before"
+    )
+    programs = tmp_path / "programs"
+    for name in ("one", "two"):
+        notebook = new_notebook(cells=[new_code_cell(source.format(name))])
+        execution.execute(notebook, tmp_path, programs)
+        assert notebook.cells[0].outputs[0].data["text/plain"] == "[]"
+    assert {path.name for path in programs.iterdir()} == {"one", "two"}
+
+
+def test_jax_takes_compiled_programs_from_the_folder(tmp_path):
+    program = (
+        "import jax; hits = []"
+        "; jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))"
+        "; jax.jit(lambda x: x * 3)(2.0); print(hits.count('/jax/compilation_cache/cache_hits'))"
+    )
+    environment = execution.with_programs(tmp_path)
+    counts = [
+        int(subprocess.check_output([sys.executable, "-c", program], env=environment))
+        for _ in range(2)
+    ]
+    assert counts[0] == 0 < counts[1]
 
 
 def test_a_failing_cell_fails_the_build(package):
@@ -174,7 +202,7 @@ def pretend(monkeypatch, *measurements):
     results = iter(measurements)
     executed = []
 
-    def execute(notebook, folder):
+    def execute(notebook, folder, programs):
         executed.append(folder)
         return next(results)
 

@@ -7,8 +7,10 @@ only a notebook's cells change, that notebook runs again. The folder's name is a
 so that Sphinx reads every page anew as well.
 
 Each run takes one core, as many run at once as there are cores, and each is timed and weighed: the
-book promises to fit a small Binder. The
-directive `ntk-status` prints those measurements, and a notebook beyond its budget is a warning.
+book promises to fit a small Binder. The directive `ntk-status` prints those measurements, and a
+notebook beyond its budget is a warning. What a run compiles is kept beside its outputs: nbval,
+which executes the notebooks once more, need not compile it again. A run that is timed compiles
+everything itself, as a reader's does.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +54,7 @@ SECONDS = 60.0
 MEGABYTES = 1500.0
 TIMEOUT = 300  # of one cell, in seconds
 MEASUREMENTS = "measurements.json"
+PROGRAMS = "programs"
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +118,15 @@ def cache_folder(root: Path, build: Path) -> Path:
     return build / ".jupyter_cache" / digest(root)
 
 
+def with_programs(folder: Path) -> dict[str, str]:
+    """An environment in which JAX takes compiled programs from a folder, and leaves them there."""
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 @contextmanager
 def opened(folder: Path) -> Iterator[JupyterCacheAbstract]:
     """The jupyter-cache in a folder; those of other digests are removed."""
@@ -172,8 +185,11 @@ def peak_megabytes(pid: int) -> float:
     return psutil.Process(pid).memory_info().rss / 1e6
 
 
-def execute(notebook: NotebookNode, folder: Path) -> Measurement:
-    """Run all cells in a fresh kernel that works in `folder`; outputs go into the notebook."""
+def execute(notebook: NotebookNode, folder: Path, programs: Path) -> Measurement:
+    """Run all cells in a fresh kernel that works in `folder`; outputs go into the notebook.
+
+    What the kernel compiles is added to the folder `programs`, of which it uses nothing.
+    """
     start = time.perf_counter()
     took = Measurement(0.0, 0.0, 0.0)
 
@@ -198,9 +214,10 @@ def execute(notebook: NotebookNode, folder: Path) -> Measurement:
         extra_arguments=["--log-level=ERROR"],
         on_cell_executed=measure,
     )
-    with one_core():
+    with one_core(), tempfile.TemporaryDirectory() as new:
         # In an event loop of its own, closed at the end: this may be one thread of several.
-        asyncio.run(client.async_execute())
+        asyncio.run(client.async_execute(env=with_programs(Path(new))))
+        shutil.copytree(new, programs, dirs_exist_ok=True)
     return took
 
 
@@ -238,9 +255,10 @@ def run(
                 stale.append((name, path, notebook))
         if stale:
             say(f"executing {len(stale)} notebooks, {cores()} at a time")
+        programs = folder / PROGRAMS
         with ThreadPoolExecutor(cores()) as pool:
             running = {
-                pool.submit(execute, notebook, path.parent): (name, path, notebook)
+                pool.submit(execute, notebook, path.parent, programs): (name, path, notebook)
                 for name, path, notebook in stale
             }
             for number, future in enumerate(as_completed(running), start=1):
