@@ -36,6 +36,7 @@ from ntkbook.dynamics import (
     kernel_regression,
     largest_stable_learning_rate,
 )
+from ntkbook.edge import tangent_edge
 from ntkbook.kernels import Kernel, empirical_ntk, nngp, ntk, on_devices, stream
 from ntkbook.layers import (
     Activation,
@@ -115,6 +116,7 @@ __all__ = [
     "softplus",
     "step",
     "stream",
+    "tangent_edge",
     "tangent_features",
     "tanh",
     "train",
