@@ -37,6 +37,7 @@ from ntkbook.dynamics import (
     largest_stable_learning_rate,
 )
 from ntkbook.edge import tangent_edge
+from ntkbook.feature_shift import feature_shift
 from ntkbook.kernels import Kernel, empirical_ntk, nngp, ntk, on_devices, stream
 from ntkbook.layers import (
     Activation,
@@ -59,6 +60,7 @@ from ntkbook.layers import (
 )
 from ntkbook.linearize import linearize, tangent_features
 from ntkbook.scaling import Antisymmetric, InitialScale, Scaled, abc_mlp, centred
+from ntkbook.softmax_step import softmax_step
 from ntkbook.training import train
 
 __all__ = [
@@ -93,6 +95,7 @@ __all__ = [
     "ensemble",
     "erf",
     "exponential",
+    "feature_shift",
     "gelu",
     "gp_posterior",
     "gradient_descent",
@@ -113,6 +116,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "sine",
+    "softmax_step",
     "softplus",
     "step",
     "stream",
