@@ -1,8 +1,8 @@
 """Neural tangent kernels in JAX: the library of the NTK book.
 
 One module per idea: `activations`, `layers`, `linearize`, `bounds`, `kernels`, `dynamics`,
-`training`, `scaling`, `data`. The names used most are here; `ntkbook.plots` and `ntkbook.page`
-draw, and need matplotlib.
+`training`, `scaling`, `evolution`, `data`. The names used most are here; `ntkbook.plots` and
+`ntkbook.page` draw, and need matplotlib.
 """
 
 from ntkbook.activations import (
@@ -25,6 +25,7 @@ from ntkbook.activations import (
     step,
     tanh,
 )
+from ntkbook.cross_validation import ridge_path
 from ntkbook.dynamics import (
     Gaussian,
     best_learning_rate,
@@ -37,8 +38,15 @@ from ntkbook.dynamics import (
     largest_stable_learning_rate,
 )
 from ntkbook.edge import tangent_edge
+from ntkbook.evolution import (
+    alignment,
+    effective_rank,
+    kernel_distance,
+    kernel_velocity,
+    linear_barrier,
+)
 from ntkbook.feature_shift import feature_shift
-from ntkbook.kernels import Kernel, empirical_ntk, nngp, ntk, on_devices, stream
+from ntkbook.kernels import Kernel, empirical_ntk, nngp, ntk, on_devices, pseudo_ntk, stream
 from ntkbook.layers import (
     Activation,
     AvgPool,
@@ -87,9 +95,11 @@ __all__ = [
     "Sequential",
     "abc_mlp",
     "absolute",
+    "alignment",
     "best_learning_rate",
     "centred",
     "cosine",
+    "effective_rank",
     "eigenmodes",
     "empirical_ntk",
     "ensemble",
@@ -102,17 +112,22 @@ __all__ = [
     "gradient_flow",
     "hermite",
     "identity",
+    "kernel_distance",
     "kernel_regression",
+    "kernel_velocity",
     "largest_stable_learning_rate",
     "leaky_relu",
+    "linear_barrier",
     "linearize",
     "mlp",
     "nngp",
     "ntk",
     "on_devices",
+    "pseudo_ntk",
     "quadratic",
     "rbf",
     "relu",
+    "ridge_path",
     "sigmoid",
     "silu",
     "sine",
