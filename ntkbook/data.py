@@ -114,7 +114,7 @@ def biased_parity(
     if not isinstance(bias, Tracer) and not (np.ndim(bias) == 0 and 0 <= np.asarray(bias) <= 1):
         raise ValueError(f"bias must be a number between 0 and 1, got {bias!r}")
     which, what = jax.random.split(key)
-    biased = jax.random.bernoulli(which, bias, (n, 1))
+    biased = jax.random.bernoulli(which, jnp.asarray(bias, float), (n, 1))
     x = jnp.where(jax.random.bernoulli(what, jnp.where(biased, 0.75, 0.5), (n, d)), 1.0, -1.0)
     return x, parity(x, subset)
 

@@ -76,7 +76,7 @@ def test_parity_of_one_point_and_of_traced_arguments():
     assert jax.vmap(parity, (None, 0))(x, jnp.array([[0], [1]])).tolist() == [1, -1]
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("alpha", [0, 0.3, 1.0])
 def test_biased_parity_has_the_moments_of_the_mixture(alpha):
     n, d, subset = 20_000, 5, [0, 2, 3]
     x, y = biased_parity(KEY, n, d, subset, alpha)
