@@ -122,14 +122,14 @@ class LookAhead:
         """f_{L+c}(x_new): the prediction after training on L and one candidate, for each."""
         x_new, seen, cross = self._blocks(x_new)
         gain = _gain(self.expansion.modes, self.inner, self.mixture, seen, cross)
-        return self._trained(x_new, seen) + self._applied(gain, self.innovation(labels))
+        return self._trained(x_new, seen) + _change(gain, self.innovation(labels))
 
     def change(
         self, labels: Real[ArrayLike, "c *outputs"], x_new: Float[ArrayLike, "n *d"]
     ) -> Float[Array, "c n *outputs"]:
         """f_{L+c}(x_new) - f_L(x_new) = gain (y_c - f_L(c))."""
         innovation = self.innovation(labels)
-        return self._applied(self._gain(x_new), innovation)
+        return _change(self._gain(x_new), innovation)
 
     def gain(self, x_new: Float[ArrayLike, "n *d"]) -> Float[Array, "n c *outputs"]:
         """d f_{L+c}(x_new) / d y_c = k_L(x_new, c) / (k_L(c, c) + noise), (n, C).
@@ -175,13 +175,6 @@ class LookAhead:
 
     def _trained(self, x_new: Array, seen: Array) -> Array:
         return _trained(self.expansion, self.noise, x_new, seen)
-
-    def _applied(self, gain: Array, innovation: Array) -> Array:
-        """gain (n, C, b, b) times innovation (C, *outputs): (C, n, *outputs)."""
-        if self.expansion.columns > 1:
-            return jnp.einsum("ncab,cb->cna", gain, innovation, precision="highest")
-        gain = gain[:, :, 0, 0].T
-        return gain[(..., *[None] * (innovation.ndim - 1))] * innovation[:, None]
 
 
 def look_ahead(
@@ -500,15 +493,26 @@ def _conditional(modes: Modes, scaled: Array, seen: Array, cross: Array) -> Arra
     return (cross - explained).reshape(-1, b, C, b)
 
 
-def _scores(gain: Array, innovation: Array) -> Array:
-    """Sum of the norms of the changes gain (n, C, b, b) times innovation, for each candidate."""
+@jax.jit
+def _change(gain: Array, innovation: Array) -> Array:
+    """Gain (n, C, b, b) times innovation (C, *outputs): (C, n, *outputs)."""
     if gain.shape[-1] > 1:
-        change = jnp.einsum("ncab,cb->nca", gain, innovation, precision="highest")
-        return jnp.sum(jnp.linalg.norm(change, axis=2), axis=0)
+        return jnp.einsum("ncab,cb->cna", gain, innovation, precision="highest")
+    reach = gain[:, :, 0, 0].T
+    return reach.reshape(*reach.shape, *[1] * (innovation.ndim - 1)) * innovation[:, None]
+
+
+@jax.jit
+def _scores(gain: Array, innovation: Array) -> Array:
+    """Sum over inputs of the norms of `_change`, for each candidate."""
+    if gain.shape[-1] > 1:
+        return jnp.sum(jnp.linalg.norm(_change(gain, innovation), axis=2), axis=1)
+    # A product of two numbers a candidate; the changes themselves need not be written down.
     surprise = jnp.linalg.norm(innovation.reshape(len(innovation), -1), axis=1)
     return jnp.sum(jnp.abs(gain[:, :, 0, 0]), axis=0) * surprise
 
 
+@jax.jit
 def _most_likely(values: Array) -> Array:
     """The unit vector of the largest output; for a single output the sign, 1 or -1."""
     if values.ndim == 1 or values.shape[1] == 1:
