@@ -67,6 +67,7 @@ from ntkbook.layers import (
     two_layer,
 )
 from ntkbook.linearize import linearize, tangent_features
+from ntkbook.look_ahead import look_ahead, most_output_change
 from ntkbook.scaling import Antisymmetric, InitialScale, Scaled, abc_mlp, centred
 from ntkbook.softmax_step import softmax_step
 from ntkbook.training import train
@@ -119,7 +120,9 @@ __all__ = [
     "leaky_relu",
     "linear_barrier",
     "linearize",
+    "look_ahead",
     "mlp",
+    "most_output_change",
     "nngp",
     "ntk",
     "on_devices",
