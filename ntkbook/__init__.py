@@ -71,6 +71,7 @@ from ntkbook.look_ahead import look_ahead, most_output_change
 from ntkbook.scaling import Antisymmetric, InitialScale, Scaled, abc_mlp, centred
 from ntkbook.softmax_step import softmax_step
 from ntkbook.training import train
+from ntkbook.two_sample import mmd2, mmd_test, tangent_mmd2
 
 __all__ = [
     "Activation",
@@ -122,6 +123,8 @@ __all__ = [
     "linearize",
     "look_ahead",
     "mlp",
+    "mmd2",
+    "mmd_test",
     "most_output_change",
     "nngp",
     "ntk",
@@ -140,6 +143,7 @@ __all__ = [
     "stream",
     "tangent_edge",
     "tangent_features",
+    "tangent_mmd2",
     "tanh",
     "train",
     "two_layer",
