@@ -280,12 +280,12 @@ BAD = {
     "scalar hidden": (
         lambda: readout_law(lambda w, x: x @ w, jnp.ones(4), X),
         ValueError,
-        r"values \(n, N\), one row an input; got shape \(5,\)",
+        r"hidden must have values \(n, N\); for one input got \(1,\)",
     ),
     "hidden without batch": (
         lambda: readout_law(lambda w, x: x.T * w, jnp.ones(()), X),
         ValueError,
-        r"got shape \(4, 5\)",
+        "keep the batch axis",
     ),
     "hidden network": (lambda: readout_law(HIDDEN, HIDDEN_PARAMS, X), TypeError, "net.apply"),
     "no inputs": (

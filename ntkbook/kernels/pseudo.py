@@ -7,7 +7,7 @@ and k[a, a] nearly the same for every a. A pseudo-NTK is one number in their pla
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -19,10 +19,10 @@ from jaxtyping import Array, Float, Key
 from ntkbook.kernels.empirical import EmpiricalNTK, empirical_ntk
 from ntkbook.kernels.layerwise import NotLayerwiseError, network_of
 from ntkbook.kernels.protocol import require_inputs
-from ntkbook.kernels.strategies import Strategy
+from ntkbook.kernels.strategies import Plan, Strategy
 from ntkbook.layers import Layer, Pair, Params, Shape
 from ntkbook.layers.protocol import require_scale, require_width
-from ntkbook.linearize import Model, require_model
+from ntkbook.linearize import Model, require_model, trained_and_constants
 
 Kind = Literal["sum", "first", "trace"]
 
@@ -182,25 +182,30 @@ def readout_law(
     require_scale("w_std", w_std)
     require_scale("b_std", b_std)
     x = require_inputs(x, "x")
-    h = hidden(params, x)
-    if h.ndim != 2 or len(h) != len(x):
-        raise ValueError(f"hidden must have values (n, N), one row an input; got shape {h.shape}")
-    kernel = empirical_ntk(hidden, params, memory=memory)
-    gain = w_std**2 / h.shape[1]
+    trained, constants, tree = trained_and_constants(params)
+    plan = Plan(hidden, tree, constants, "full", "auto", memory)
+    shape = plan.value(trained, x).shape
+    if len(shape) != 1:
+        raise ValueError(f"hidden must have values (n, N); for one input got {(1, *shape)}")
+    product, trace, square, twisted = _moments(plan, trained, x)
+    gain = w_std**2 / shape[0]
+    # |A|_F^2 + tr A^2 >= 0, up to rounding.
+    within = gain * jnp.sqrt(jnp.maximum(square + twisted, 0))
+    return ReadoutLaw(gain * (product + trace) + b_std**2, within, gain * jnp.sqrt(square))
+
+
+@partial(jax.jit, static_argnums=0)
+def _moments(plan: Plan, trained: list[Array], x: Array) -> tuple[Array, Array, Array, Array]:
+    """h.h', tr A, |A|_F^2 and tr A^2 for each pair of inputs."""
+    kernel = empirical_ntk(plan.f, plan.params(trained), memory=plan.memory)
+    h = jax.vmap(plan.at_one, (None, 0))(trained, x)
 
     def row(x1: Array) -> tuple[Array, Array, Array]:
         A = kernel(x1[None], x)[0]
-        return (
-            jnp.einsum("jaa->j", A),
-            jnp.sum(A**2, (1, 2)),
-            jnp.einsum("jab,jba->j", A, A),
-        )
+        twisted = jnp.einsum("jab,jba->j", A, A)
+        return jnp.einsum("jaa->j", A), jnp.sum(A**2, (1, 2)), twisted
 
-    trace, square, twisted = jax.lax.map(row, x)
-    mean = gain * (h @ h.T + trace) + b_std**2
-    # tr A^2 >= -|A|_F^2, up to rounding.
-    within = gain * jnp.sqrt(jnp.maximum(square + twisted, 0))
-    return ReadoutLaw(mean, within, gain * jnp.sqrt(square))
+    return h @ h.T, *jax.lax.map(row, x)
 
 
 @dataclass(frozen=True)
