@@ -62,7 +62,7 @@ class Tabulated:
     K: Float[ArrayLike, "n n *outputs"] = field(repr=False)
 
     def __post_init__(self) -> None:
-        K = require_matrix(self.K, "the table")
+        K = np.asarray(require_matrix(self.K, "the table"))
         if K.shape[0] != K.shape[1]:
             raise ValueError(f"the table must have a column for each row, got shape {K.shape}")
         object.__setattr__(self, "K", K)
@@ -70,25 +70,27 @@ class Tabulated:
     def __call__(
         self, x1: Float[ArrayLike, "n1 1"], x2: Float[ArrayLike, "n2 1"] | None = None
     ) -> Float[Array, "n1 n2 *outputs"]:
+        # In NumPy: compiling a program for each shape would take longer than the reading.
         rows = self.numbers(x1)
-        return jnp.asarray(self.K)[rows[:, None], rows if x2 is None else self.numbers(x2)]
+        columns = rows if x2 is None else self.numbers(x2)
+        return jnp.asarray(np.asarray(self.K)[rows[:, None], columns])
 
     def diagonal(self, x: Float[ArrayLike, "n 1"]) -> Float[Array, "n *outputs"]:
         """K[i, i] for each input."""
         rows = self.numbers(x)
-        return jnp.asarray(self.K)[rows, rows]
+        return jnp.asarray(np.asarray(self.K)[rows, rows])
 
     @property
-    def points(self) -> Float[Array, "n 1"]:
+    def points(self) -> Float[np.ndarray, "n 1"]:
         """All inputs, 0, 1, ..., n - 1, in one column."""
-        return jnp.arange(len(jnp.asarray(self.K)), dtype=float)[:, None]
+        return np.arange(len(np.asarray(self.K)), dtype=float)[:, None]
 
-    def numbers(self, x: Float[ArrayLike, "n 1"]) -> Int[Array, " n"]:
+    def numbers(self, x: Float[ArrayLike, "n 1"]) -> Int[np.ndarray, " n"]:
         """The inputs as integers."""
-        x, n = jnp.asarray(x), len(jnp.asarray(self.K))
+        x, n = np.asarray(x), len(np.asarray(self.K))
         if x.ndim != 2 or x.shape[1] != 1:
             raise ValueError(f"expected numbers of rows in one column, (n, 1); got {x.shape}")
-        if not holds(lambda i: (i >= 0) & (i < n) & (i == np.floor(i)), x):
+        if not np.all((x >= 0) & (x < n) & (x == np.floor(x))):
             raise ValueError(f"expected whole numbers of rows from 0 to {n - 1}, got {x[:, 0]}")
         return x[:, 0].astype(int)
 
