@@ -197,7 +197,7 @@ def relu_ntk(depth: int, *, w_std: float = 1.0, b_std: float = 0.0) -> Profile:
         k, variance = gain * t + shift, gain + shift
         theta = k
         for _ in range(depth):
-            cosine = max(-1, min(1, k / variance))  # rounding may lead outside
+            cosine = k / variance
             share = (mp.pi - mp.acos(cosine)) / (2 * mp.pi)
             kappa = variance * (mp.sqrt(1 - cosine**2) / (2 * mp.pi) + share * cosine)
             k, variance = gain * kappa + shift, gain * variance / 2 + shift

@@ -25,6 +25,7 @@ PROFILES = {
     "gaussian": lambda t: mp.exp(2 * (t - 1)),
     "laplace": lambda t: mp.exp(-mp.sqrt(2 * (1 - t))),
     "ntk": relu_ntk(2, b_std=0.5),
+    "square": lambda t: t**2,  # of rank 11 for d = 5: regression without a ridge is degenerate
 }
 profiles = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 
@@ -142,13 +143,21 @@ def test_tangent_kernel_is_that_of_the_library(depth, scales):
 def test_errors_are_averages_over_all_corners_and_all_parities(profile):
     d, degree, ridges = 5, 2, [0.0, 0.01, 1.0]
     rng = np.random.default_rng(4)
-    x = rng.choice([-1.0, 1.0], (12, d))
+    x = rng.choice([-1.0, 1.0], (16, d))
     x[-1] = x[0]  # one point twice
     everywhere, sets = corners(d), subsets(d, degree)
     for ridge, found in zip(ridges, parity_errors(profile, x, degree, ridges), strict=True):
         fit = kernel_regression(kernel_of(profile), x, parities(x, sets), ridge=ridge)
         error = np.mean((fit(everywhere) - parities(everywhere, sets)) ** 2)
         assert np.isclose(found, error, rtol=1e-8)
+
+
+def test_a_point_seen_twice_teaches_no_more_than_once():
+    x = np.array([[1.0, -1.0, 1.0]])
+    gaussian = PROFILES["gaussian"]
+    once, twice = (parity_errors(gaussian, x[[0] * n], 1, [0.0]) for n in (1, 2))
+    assert np.isclose(once, twice)
+    assert once < 1
 
 
 def test_refusals():
