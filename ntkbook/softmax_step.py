@@ -64,7 +64,7 @@ def softmax_step(
     x_o: Float[ArrayLike, "n_o *d"],
     x_u: Float[ArrayLike, "n_u *d"],
     target: Real[ArrayLike, "n_u classes"],
-    learning_rate: float | Float[Array, ""],
+    learning_rate: Real[ArrayLike, ""],
 ) -> SoftmaxStep:
     """q_{t+1}(x_o) - q_t(x_o) = eta A(x_o) K(x_o, x_u) (p - q_t(x_u)) + O(eta^2), q = softmax f.
 
