@@ -292,15 +292,21 @@ def test_a_parity_is_a_sum_of_neurons(m):
     assert 1 + np.sum(np.abs(a)) == 2 * m
 
 
+def neurons_on_the_cube(x):
+    """All neurons with w in {0, 1}^d and integer |b| <= d, one column each."""
+    d = x.shape[1]
+    return np.concatenate(
+        [np.maximum(x @ w[:, None] + np.arange(-d, d + 1), 0) for w in (x + 1) / 2], axis=1
+    )
+
+
 @pytest.mark.claim("thm-relu-boolean")
-@pytest.mark.parametrize("d", [2, 3, 4, 5])
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5])
 def test_few_features_miss_some_neuron(d):
     """Random features, low degrees, and the features that are best for the neurons on average."""
     rng = np.random.default_rng(d)
     x = corners(d)
-    neurons = np.concatenate(
-        [np.maximum(x @ w[:, None] + np.arange(-d, d + 1), 0) for w in (x + 1) / 2], axis=1
-    )
+    neurons = neurons_on_the_cube(x)
     by_degree = np.concatenate([parities(x, j) for j in range(d + 1)], axis=1)
     best = np.linalg.svd(neurons)[0]
     enough = math.ceil(0.75 * 2**d)
@@ -308,6 +314,24 @@ def test_few_features_miss_some_neuron(d):
         missed = squared_distances(neurons, features[:, : enough - 1]).max()
         assert missed > 1 / (16 * d**2)
         assert squared_distances(neurons, features).max() < ROUNDING
+
+
+@pytest.mark.claim("thm-relu-boolean")
+@pytest.mark.parametrize("d", [2, 4])
+def test_random_features_miss_some_neuron_on_average_over_draws(d):
+    """V is equally likely to be each of 200 spaces, so that the average has no noise.
+
+    For each space some neuron is missed; the statement is that one is missed on average.
+    """
+    rng = np.random.default_rng(d)
+    x = corners(d)
+    neurons = neurons_on_the_cube(x)
+    best = np.linalg.svd(neurons)[0]
+    few = math.ceil(0.75 * 2**d) - 1
+    for features in (np.eye(2**d), best):  # values at samples; all but some of the best
+        drawn = [features[:, rng.permutation(2**d)[:few]] for _ in range(200)]
+        missed = np.mean([squared_distances(neurons, V) for V in drawn], axis=0)
+        assert missed.max() > 1 / (16 * d**2)
 
 
 @pytest.mark.claim("thm-relu-boolean")
