@@ -183,7 +183,9 @@ class TangentWitness:
 def tangent_witness(
     f: Model, params: Params, x: Float[ArrayLike, "m *d"], y: Float[ArrayLike, "n *d"]
 ) -> TangentWitness:
-    """mean_i k(t, x_i) - mean_j k(t, y_j) for k = `empirical_ntk`(f, params), without the kernel.
+    """mean_i k(t, x_i) - mean_j k(t, y_j) for k = k_w, without the kernel.
+
+    Here k_w is the kernel `empirical_ntk` of f at params.
 
     Args:
         f: a model f(params, x) with values (n,). It sees one input at a time.

@@ -105,6 +105,10 @@ def test_formulas_in_docstrings_are_not_markup():
         "sigma′′ at (x, x′)",
         "'alternating' and the lecture's",
     ]
+    assert escaped("function", "lambda_|S|, fitted_ and a_b", "fitted_: `x_`") == [
+        "lambda\\_\\|S\\|, fitted\\_ and a_b",
+        "fitted_: `x_`",
+    ]
 
 
 def test_examples_in_docstrings_stay():
@@ -113,7 +117,8 @@ def test_examples_in_docstrings_stay():
 
 
 def test_docstring_of_data_and_of_classes():
-    assert escaped("data", "max(t, 0): a source") == ["\\", "max(t, 0): a source"]
+    for what in ("data", "property"):
+        assert escaped(what, "max(t, 0): a source") == ["\\", "max(t, 0): a source"]
     assert escaped("class", "Attributes:", "    width: N.") == ["Args:", "    width: N."]
 
 

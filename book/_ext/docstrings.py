@@ -16,8 +16,9 @@ from sphinx.util.typing import ExtensionMetadata
 
 # A prime after a letter, which smart quotes would bend.
 _PRIME = re.compile(r"(?<![\w'])(\w+)('+)(?!\w)")
-# Backslash, star and bar mean something to reStructuredText; code and *emphasis* stay.
-_CODE_OR_MARKUP = re.compile(r"(`+.+?`+|(?<!\S)\*\w+\*(?!\w))|([\\*|])")
+# Backslash, star, bar and a last underscore mean something to reStructuredText; code and *emphasis*
+# stay. Napoleon sees to underscores before a colon, in the names of arguments.
+_CODE_OR_MARKUP = re.compile(r"(`+.+?`+|(?<!\S)\*\w+\*(?!\w))|([\\*|]|(?<=\w)_(?![\w:]))")
 
 
 def escape_formulas(
@@ -33,7 +34,7 @@ def escape_formulas(
     if what == "class":
         # The attributes of a dataclass are the arguments of its constructor.
         lines[:] = ["Args:" if line == "Attributes:" else line for line in lines]
-    if what in ("attribute", "data") and lines:
+    if what in ("attribute", "data", "property") and lines:
         # Napoleon takes the words before a colon in the first line for a type. A line that holds
         # nothing but an escaped line break is no words.
         lines.insert(0, "\\")
