@@ -19,7 +19,8 @@ import sys
 
 if "google.colab" in sys.modules:
     lock = "{raw}/v{version}/requirements.lock"
-    package = "{name}[notebooks] @ git+{repository}@v{version}"
+    source = "git+{repository}@v{version}"
+    package = f"{name}[notebooks] @ {{source}}"
     !uv pip install --quiet --system --constraint {{lock}} "{{package}}\""""
 
 
