@@ -221,6 +221,17 @@ def test_law_of_one_hidden_layer_in_closed_form():
     np.testing.assert_allclose(law.within, np.sqrt(2) * norms, rtol=1e-10)
 
 
+def test_law_where_the_hidden_kernel_is_not_symmetric():
+    """Any model can be the hidden layers; A of two inputs need not be symmetric."""
+    A = np.asarray(empirical_ntk(function, FUNCTION_PARAMS)(X))
+    law = readout_law(function, FUNCTION_PARAMS, X)
+    squares = np.sum(A**2, (2, 3))
+    np.testing.assert_allclose(3 * law.between, np.sqrt(squares), rtol=1e-10)
+    expected = np.sqrt(squares + np.einsum("ijab,ijba->ij", A, A))
+    assert not np.allclose(expected, np.sqrt(2 * squares), rtol=1e-2)
+    np.testing.assert_allclose(3 * law.within, expected, rtol=1e-10)
+
+
 # Bad inputs
 
 FULL = np.ones((2, 3, 2, 2))
