@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.flatten_util import ravel_pytree
+from scipy.special import softmax
 
 from ntkbook import mlp, tanh
 from ntkbook.rates import fitted_rate
@@ -48,34 +49,42 @@ def test_what_the_first_order_leaves_is_of_second_order():
         assert abs(rate.slope - slope) < 4 * rate.standard_error + bend
 
 
-def test_a_single_example_and_a_single_input_are_the_papers_formula():
-    """Against Jacobians, multiplied by hand; with two layers K is not symmetric in the classes."""
-    net = mlp(width=3, depth=2, activation=tanh, outputs=3)
-    params, _ = net.init(jax.random.key(3), (2,))
-    step = softmax_step(net.apply, params, X_O[:1], X_U[:1], P[:1], 0.1)
-    flat, unravel = ravel_pytree(params)
-    both = np.concatenate([X_O[:1], X_U[:1]])
-    J_o, J_u = jax.jacfwd(lambda w: net.apply(unravel(w), both))(flat)
-    q_o, q_u = jax.nn.softmax(net.apply(params, both))
-    expected = 0.1 * (np.diag(q_o) - np.outer(q_o, q_o)) @ J_o @ J_u.T @ (P[0] - q_u)
-    np.testing.assert_allclose(step.change[0], expected, rtol=1e-10)
-    np.testing.assert_allclose(step.kernel[0, 0], J_o @ J_u.T, rtol=1e-10)
-    np.testing.assert_allclose(step.q[0], q_o, rtol=1e-12)
+def deep(w, x):
+    """With two layers of neurons K(x_o, x_u) is not symmetric in the classes."""
+    return jnp.tanh(jnp.tanh(x @ w[0]) @ w[1]) @ w[2]
 
 
-def test_factors_multiply_to_the_prediction():
-    step = softmax_step(NET.apply, start(), X_O, X_U, P, 0.3)
-    by_hand = 0.3 * np.einsum("oab,oubc,uc->oa", step.spread, step.kernel, step.residual) / 2
-    np.testing.assert_allclose(step.change, by_hand, rtol=1e-10)
-    logits = 0.3 * np.einsum("oubc,uc->ob", step.kernel, step.residual) / 2
+def test_factors_multiply_to_the_papers_formula():
+    """Against Jacobians, multiplied by hand."""
+    w = [jnp.asarray(RNG.standard_normal(shape)) for shape in ((2, 3), (3, 3), (3, 3))]
+    step = softmax_step(deep, w, X_O, X_U, P, 0.3)
+    flat, unravel = ravel_pytree(w)
+    J = np.asarray(jax.jacfwd(lambda v: deep(unravel(v), np.concatenate([X_O, X_U])))(flat))
+    q = softmax(np.asarray(deep(w, np.concatenate([X_O, X_U]))), axis=1)
+    K = np.einsum("oap,ubp->ouab", J[:4], J[4:])
+    logits = 0.3 * np.einsum("ouab,ub->oa", K, P - q[4:]) / 2
+    spread = np.array([np.diag(row) - np.outer(row, row) for row in q[:4]])
+    np.testing.assert_allclose(step.q, q[:4], rtol=1e-12)
+    np.testing.assert_allclose(step.residual, P - q[4:], rtol=1e-12)
+    np.testing.assert_allclose(step.kernel, K, rtol=1e-10)
+    np.testing.assert_allclose(step.spread, spread, rtol=1e-12)
     np.testing.assert_allclose(step.logits, logits, rtol=1e-10)
+    change = np.einsum("oab,ob->oa", spread, logits)
+    np.testing.assert_allclose(step.change, change, rtol=1e-10)
 
 
 def test_a_batch_is_the_mean_of_its_examples():
     params = start()
     both = softmax_step(NET.apply, params, X_O, X_U, P, 0.3).change
-    each = [softmax_step(NET.apply, params, X_O, X_U[[i]], P[[i]], 0.3).change for i in (0, 1)]
+    each = [
+        softmax_step(NET.apply, params, X_O, X_U[[i, i]], P[[i, i]], 0.3).change for i in (0, 1)
+    ]
     np.testing.assert_allclose(both, np.mean(each, axis=0), rtol=1e-10)
+
+
+def table(w, x):
+    """Logits that do not depend on the input; one function, compiled once."""
+    return jnp.broadcast_to(w, (len(x), 3))
 
 
 logits = hnp.arrays(float, (2, 3), elements=st.floats(-30, 30))
@@ -85,10 +94,6 @@ logits = hnp.arrays(float, (2, 3), elements=st.floats(-30, 30))
 @given(z=logits, shift=st.floats(-30, 30))
 def test_spread_is_the_covariance_of_a_label(z, shift):
     """Rows sum to 0, no eigenvalue is negative; adding one number to all logits changes nothing."""
-
-    def table(w, x):
-        """Logits that do not depend on the input."""
-        return jnp.broadcast_to(w, (len(x), 3))
 
     x, p = np.ones((1, 1)), np.array([[0.0, 1.0, 0.0]])
     step, other = (softmax_step(table, jnp.asarray(w), x, x, p, 0.1) for w in (z[0], z[0] + shift))
