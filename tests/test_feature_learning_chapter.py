@@ -41,12 +41,12 @@ def test_one_step_of_the_tangent_gains_the_bound(name, seed):
     loss, slope, smoothness = LOSSES[name]
     rng = np.random.default_rng(seed)
     n, p = rng.integers(1, 9, 2)
-    phi = rng.standard_t(2, (n, p)) * rng.choice([0.1, 1.0, 10.0])
+    phi = rng.standard_t(2, (n, p)) * rng.choice([0.0, 0.1, 1.0, 10.0])
     y = rng.choice([-1.0, 1.0], n)
     weight = rng.dirichlet(np.ones(n))  # D, on n points
     g = weight @ (slope(0, y)[:, None] * phi)
-    # Any R^2 from the mean square on.
-    radius = weight @ np.sum(phi**2, axis=1) * rng.choice([1.0, 1.7])
+    # Any positive R^2 from the mean square on.
+    radius = weight @ np.sum(phi**2, axis=1) * rng.choice([1.0, 1.7]) or 1.0
     v = -g / (smoothness * radius)
     gained = weight @ (loss(np.zeros(n), y) - loss(phi @ v, y))
     assert gained >= (1 - 1e-9) * g @ g / (2 * smoothness * radius)
