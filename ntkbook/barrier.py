@@ -34,7 +34,7 @@ def average_error_bound(n: ArrayLike, top: ArrayLike, *, mean_square: ArrayLike 
     Source: chapter "Limitations", thm-barrier.
     """
     require_sizes(n=n, top=top, mean_square=mean_square)
-    return np.maximum(0.0, np.asarray(mean_square) - np.asarray(n) * np.asarray(top))
+    return np.asarray(np.maximum(0.0, np.asarray(mean_square) - np.asarray(n) * np.asarray(top)))
 
 
 def norm_bound(error: ArrayLike, top: ArrayLike, *, radius: ArrayLike = 1.0) -> Array:
@@ -63,7 +63,7 @@ def norm_bound(error: ArrayLike, top: ArrayLike, *, radius: ArrayLike = 1.0) -> 
         raise ValueError(f"error must be at most 1, which the function 0 has, got {error}")
     if np.any(top == 0) or np.any(radius == 0):
         raise ValueError(f"top and radius must be positive, got {top} and {radius}")
-    return (1 - np.sqrt(error)) / (radius * np.sqrt(top))
+    return np.asarray((1 - np.sqrt(error)) / (radius * np.sqrt(top)))
 
 
 def top_eigenvalue(targets: Float[ArrayLike, "points M"]) -> float:

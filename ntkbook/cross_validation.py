@@ -1,5 +1,6 @@
 """Kernel ridge regression for many ridges at once, and what it says about unseen data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -42,7 +43,7 @@ class RidgePath:
 def ridge_path(
     K: Float[ArrayLike, "m m"],
     y: Real[ArrayLike, "m *outputs"],
-    ridges: Real[ArrayLike, " r"],
+    ridges: Sequence[float] | Real[ArrayLike, " r"],
     *,
     rtol: float | None = None,
 ) -> RidgePath:

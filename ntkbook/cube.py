@@ -76,7 +76,7 @@ def spectrum(profile: Profile, d: int) -> Shaped[np.ndarray, " degrees"]:
         d: dimension.
 
     Returns:
-        mpmath numbers, right to about 40 digits after the point and more.
+        mpmath numbers, right to about 40 digits after the point and more; smaller ones are 0.
 
     Raises:
         ValueError: if d is not a positive integer, or the profile is not real and finite.
@@ -92,7 +92,10 @@ def spectrum(profile: Profile, d: int) -> Shaped[np.ndarray, " degrees"]:
         for value in values:
             if not isinstance(value, mp.mpf) or not mp.isfinite(value):
                 raise ValueError(f"the profile must be real and finite, got the value {value}")
-        return np.array(values, dtype=object) @ _krawtchouk(d) / mp.mpf(2) ** d
+        sums = np.array(values, dtype=object) @ _krawtchouk(d) / mp.mpf(2) ** d
+        # A degree that the profile lacks is 0, not a rounding error of either sign.
+        lost = mp.mpf(10) ** (8 - _digits(d)) * max(abs(value) for value in values)
+        return np.array([a if abs(a) > lost else mp.mpf(0) for a in sums])
 
 
 def weights_by_degree(profile: Profile, d: int) -> Shaped[np.ndarray, " degrees"]:

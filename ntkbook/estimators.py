@@ -6,7 +6,7 @@ Needs scikit-learn, which the extra ``learn`` installs.
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -203,7 +203,7 @@ class NTKRegressor(RegressorMixin, _KernelMachine):
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> "NTKRegressor":
         """Solve for the coefficients.
 
         Args:
@@ -254,7 +254,7 @@ class NTKClassifier(ClassifierMixin, _KernelMachine):
     Source: Arora et al. (2020); lab "Small data".
     """
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> "NTKClassifier":
         """Solve for the coefficients.
 
         Args:

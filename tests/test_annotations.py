@@ -211,6 +211,93 @@ with open(sys.argv[2], "w") as file:
     json.dump(kernels, file)
 """
 
+TOOLS = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import TypeCheckError, install_import_hook
+
+with install_import_hook("ntkbook", "beartype.beartype"):
+    import ntkbook as nb
+    from ntkbook import barrier, cube, data, evolution, two_sample
+    from ntkbook.estimators import NTKClassifier, NTKRegressor
+    from ntkbook.feature_shift import energy
+    from ntkbook.hermite import relu_tail
+    from ntkbook.look_ahead import acquire
+    from ntkbook.kernels import pseudo
+
+key = jax.random.key(0)
+rng = np.random.default_rng(5)
+x = rng.standard_normal((6, 4)).astype(np.float32)
+net = nb.mlp(5, 1, outputs=3)
+params = net.init(key, (4,))[0]
+scalar = nb.mlp(5, 1)
+start = scalar.init(key, (4,))[0]
+
+
+def single(tree):
+    for leaf in jax.tree.leaves(tree):
+        assert not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype == np.float32, tree
+    return tree
+
+
+def refused(call):
+    try:
+        call()
+    except TypeCheckError:
+        return
+    raise AssertionError("the checker is asleep")
+
+
+for convert in (np.asarray, jnp.asarray):
+    points, y = convert(x), convert(x[:, 0])
+    hot = convert(np.eye(3, dtype=np.float32)[[0, 1, 2] * 2])
+    K = single(evolution.kernel_at(net.apply, points)(params))
+    single((nb.kernel_distance(K, convert(2 * np.asarray(K))), nb.alignment(K, hot)))
+    single((nb.effective_rank(K), nb.kernel_velocity(jnp.stack([K, K]), [0.0, 1.0])))
+    single(nb.linear_barrier(lambda w: jnp.mean(scalar.apply(w, x)), start, start))
+    path = jax.tree.map(lambda w: jnp.stack([w, w]), params)
+    single(evolution.kernels_along(net.apply, path, points, outputs="trace"))
+    for kind in ("sum", "first", "trace"):
+        k = nb.pseudo_ntk(net.apply, params, kind=kind)
+        single((k(points), pseudo.relative_error(k(points), K)))
+    law = pseudo.readout_law(lambda w, x: jnp.tanh(x @ w), rng.standard_normal((4, 5)), points)
+    single((law, law.floor(3), law.error(3)))
+    kernel = nb.ntk(scalar)
+    ahead = nb.look_ahead(kernel, points[:3], y[:3], points[3:], noise=0.1)
+    single((ahead(y[3:], points), ahead.gain(points), nb.most_output_change(ahead, points)))
+    single(acquire(ahead, lambda c: x[3 + c, 0], 2).values)
+    single((nb.mmd2(kernel, points[:3], points[3:], unbiased=True)))
+    single(nb.mmd_test(kernel, points[:3], points[3:], key=key, permutations=9))
+    single(nb.tangent_mmd2(scalar.apply, start, points[:3], points[3:]))
+    single(two_sample.tangent_witness(scalar.apply, start, points[:3], points[3:])(points))
+    single(nb.ridge_path(kernel(points), y, convert(np.float32([0.1, 1]))))
+    step = nb.softmax_step(net.apply, params, points[:2], points, hot, 0.1)
+    single((step.change, step.spread, step.kernel, step.residual))
+    single((nb.feature_shift(points, 2 * points), energy(points[:, :3], hot)))
+    single(nb.tangent_edge(scalar.apply, start, points, y, unbiased=True).squared)
+    NTKRegressor().fit(x, x[:, 0]).predict(x)
+    NTKClassifier().fit(x, [0, 1] * 3).predict(x)
+    bits = convert(np.sign(x))
+    single(data.parity(bits, (0, 2)))
+    cube.parity_errors(lambda t: t, bits, 1, convert(np.float32([0.1])))
+single(data.biased_parity(key, 4, 5, (0, 1), 0.5))
+barrier.average_error_bound(np.arange(3), 0.1)
+barrier.norm_bound(0.5, 0.1)
+barrier.top_eigenvalue(x)
+cube.least_norm(cube.weights_by_degree(lambda t: t, 3), cube.spectrum(cube.relu_ntk(1), 3), 0.1)
+relu_tail(0.5, 3)
+data.digits()
+refused(lambda: nb.ridge_path(np.ones((2, 3)), x[:2, 0], [0.1]))
+refused(lambda: nb.feature_shift(x, x[:3]))
+"""
+
+
+def test_shapes_and_types_of_the_tools_hold():
+    command = [sys.executable, "-W", "error", "-c", TOOLS]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
 
 @pytest.fixture(scope="module")
 def in_single_precision(tmp_path_factory):

@@ -192,3 +192,12 @@ def test_refusals():
             parity_errors(gaussian, x, degree, [0.0])
     with pytest.raises(ValueError, match="ridges must be"):
         parity_errors(gaussian, x, 2, [-1.0])
+
+
+def test_degrees_that_a_kernel_lacks_are_zero_and_cost_nothing():
+    """Without biases the kernel of one hidden layer has no odd degree above the first."""
+    eigenvalues = spectrum(relu_ntk(1), 7)
+    assert [float(a) for a in eigenvalues[3::2]] == [0, 0, 0]
+    assert all(a > 0 for a in eigenvalues[[0, 1, 2, 4, 6]])
+    even = weights_by_degree(lambda t: t**2, 7)
+    assert mp.isfinite(least_norm(even, eigenvalues, 0.001))

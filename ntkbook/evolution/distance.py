@@ -1,5 +1,7 @@
 """How far apart two kernels are, whatever their scales, and how fast one changes."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,7 @@ def kernel_distance(
 
 
 def kernel_velocity(
-    kernels: Float[ArrayLike, "k n1 n2 ..."], times: Real[ArrayLike, " k"]
+    kernels: Float[ArrayLike, "k n1 n2 ..."], times: Sequence[float] | Real[ArrayLike, " k"]
 ) -> Float[Array, " k-1"]:
     """v_i = S(K_i, K_{i+1}) / (t_{i+1} - t_i): how fast the shape of a kernel changes.
 
