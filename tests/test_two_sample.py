@@ -75,7 +75,7 @@ def test_is_the_definition_and_does_not_know_who_is_first(x, y, unbiased):
     expected = by_hand(np.asarray(rbf(both, both)), len(x), unbiased)
     np.testing.assert_allclose(value, expected, atol=1e-14)
     np.testing.assert_allclose(mmd2(rbf, y, x, unbiased=unbiased), value, atol=1e-14)
-    assert unbiased or value >= -1e-15
+    assert unbiased or value >= -1e-13
 
 
 @given(x=samples, y=samples)
@@ -89,9 +89,9 @@ def test_linear_kernel_gives_the_distance_of_the_means(x, y):
 @settings(deadline=None, max_examples=20)
 def test_the_same_inputs_in_another_order_are_at_distance_zero(x, seed):
     y = np.random.default_rng(seed).permutation(x)
-    assert abs(mmd2(rbf, x, y)) < 1e-15
+    assert abs(mmd2(rbf, x, y)) < 1e-13
     # Repeated inputs are another sample of the same empirical law.
-    assert abs(mmd2(rbf, x, np.repeat(y, 2, axis=0))) < 1e-15
+    assert abs(mmd2(rbf, x, np.repeat(y, 2, axis=0))) < 1e-13
 
 
 def test_offsets_of_the_kernel_cancel():
@@ -282,11 +282,11 @@ def test_witness_is_the_change_along_the_direction(model):
 
 def test_models_see_one_input_at_a_time_and_may_have_constants():
     def f(params, x):
-        return params["scale"] * (x - jnp.mean(x, axis=0) + 1) @ params["w"]
+        return (x**2 - jnp.mean(x, axis=0) ** 2) @ params["w"]  # 0 for one input alone
 
     params = {"scale": 2.0, "w": jnp.ones(2)}
     x, y = np.ones((3, 2)), np.zeros((2, 2))
-    assert float(tangent_mmd2(f, params, x, y)) == 0.0
+    assert float(tangent_mmd2(f, params, np.arange(6.0).reshape(3, 2), y)) == 0.0
     witness = tangent_witness(lambda p, x: p["scale"] * x @ p["w"], params, x, y)
     assert float(witness.mmd2) == 8.0
     assert witness(y + 0.5).tolist() == [4.0, 4.0]
