@@ -61,7 +61,7 @@ def pseudo_ntk(
     Example:
         >>> f = lambda w, x: x @ w
         >>> k = pseudo_ntk(f, jnp.ones((2, 3)))
-        >>> k(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]])).tolist()
+        >>> k(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]])).round(6).tolist()
         [[11.0]]
 
     Source: Mohamadi, Bae and Sutherland (2023); lab "Pseudo-NTK".
