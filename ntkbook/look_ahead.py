@@ -444,7 +444,8 @@ def _prepared(
     With B = V^T k(L, c), a = (lambda + noise)^{-1} B and N = I + a^T a, the conditional variance S
     of a candidate is N-orthogonally diagonal: S g = mu N g. Moving each entry of the kernel by
     tolerance moves mu by about as much, so mu up to it counts as 0. There S / N -> noise -> 0, and
-    k_L(x, c) / S has a limit, too: k(x, L) (lambda + noise)^{-2} B / N.
+    k_L(x, c) / S has a limit, too: k(x, L) (lambda + noise)^{-2} B / N. The last value is what
+    counts as 0 in S itself, also after updates.
     """
     weights = inverse(modes, noise)
     C, b, _ = own.shape
@@ -453,19 +454,19 @@ def _prepared(
     eye = jnp.eye(b, dtype=own.dtype)
     S = own + noise.astype(own.dtype) * eye - _inner(B, a)
     N = eye + _inner(a, a)
-    tolerance = jnp.maximum(modes.tolerance, floor * jnp.trace(own, axis1=1, axis2=2))
     triangle = jnp.linalg.cholesky(N)
     half = _solve(triangle, S)
     mu, vectors = jnp.linalg.eigh(_solve(triangle, jnp.swapaxes(half, 1, 2)))
     g = jnp.swapaxes(triangle, 1, 2)
     g = jax.scipy.linalg.solve_triangular(g, vectors, lower=False)
-    known = (mu > tolerance[:, None])[:, None]
+    known = (mu > modes.tolerance)[:, None]
     scaled = jnp.where(known, 1 / jnp.where(known, mu[:, None], 1.0), 0.0)
     inner = _inner(g * scaled, g)
     limit = _inner(g * ~known, g)
     mixture = jnp.einsum("cbm,cbd->mcd", a, inner, precision="highest")
     mixture -= jnp.einsum("cbm,cbd->mcd", weights * a, limit, precision="highest")
-    return S, inner, mixture, a, tolerance * jnp.trace(N, axis1=1, axis2=2) / b
+    size, reach = (jnp.trace(block, axis1=1, axis2=2) for block in (own, N))
+    return S, inner, mixture, a, jnp.maximum(floor * size, modes.tolerance * reach / b)
 
 
 def _inner(a: Array, b: Array) -> Array:

@@ -286,6 +286,23 @@ def test_copies_come_last_and_must_agree():
     close(noisy.values, refit(rbf, *everything, pool, 0.1), 1e-7)
 
 
+def test_what_is_lost_in_rounding_is_not_chosen():
+    # Linear functions of three coordinates: after one of the first, from L, and two candidates,
+    # nothing is open, but the kernel's values are of the size 1e8.
+    axis, weights = X * [1, 0, 0], RNG.normal(size=(D, 2))
+    pool = 1e4 * CANDIDATES * [0, 1, 1]
+    ahead = look_ahead(linear, axis, axis @ weights, pool)
+    found = acquire(ahead, lambda c: pool[c] @ weights, C)
+    assert found.scores[:2].min() > 1
+    assert found.scores[2:].tolist() == [0, 0, 0]
+    # Two labels next to each other, and candidates in line with them: weights of 1e4.
+    near = X.copy()
+    near[1] = near[0] + [1e-6, 0, 0]
+    pool = near[0] + np.outer([1e-2, 5.0, -1e-2, 2e-2, -2e-2], [1, 0, 0])
+    found = acquire(look_ahead(rbf, near, 0 * Y + 1, pool), lambda c: LABELS[c], 1)
+    assert found.chosen.tolist() == [1]
+
+
 def test_progress_is_shown(capsys):
     acquire(look_ahead(rbf, X, Y, CANDIDATES), lambda c: LABELS[c], 2, progress=True)
     assert "labels" in capsys.readouterr().err
@@ -309,15 +326,15 @@ def test_a_table_is_as_good_as_its_kernel(name):
 def test_few_values_of_the_kernel_are_asked_for():
     asked = []
 
-    def counted(x1, x2):
+    def uneven(x1, x2):
         asked.append((len(x1), len(x2)))
-        return rbf(x1, x2)
+        return rbf(x1, x2) * (1 + linear(x1, x2))
 
     many = RNG.normal(size=(70, D))
     many[:C], many[-C:] = CANDIDATES, CANDIDATES
-    ahead = look_ahead(counted, X, Y, many)
+    ahead = look_ahead(uneven, X, Y, many)
     assert sum(a * b for a, b in asked) <= M * M + 70 * M + 96 * 32
-    few = look_ahead(rbf, X, Y, CANDIDATES).unexplained
+    few = look_ahead(uneven, X, Y, CANDIDATES).unexplained
     close(ahead.unexplained[:C], few)
     close(ahead.unexplained[-C:], few)
     asked.clear()
