@@ -1,8 +1,10 @@
 """Neural tangent kernels in JAX: the library of the NTK book.
 
 One module per idea: `activations`, `layers`, `linearize`, `bounds`, `kernels`, `dynamics`,
-`training`, `scaling`, `evolution`, `data`. The names used most are here; `ntkbook.plots` and
-`ntkbook.page` draw, and need matplotlib.
+`training`, `scaling`, `evolution`, `data`, and one for each tool of the later chapters: `barrier`,
+`cross_validation`, `cube`, `edge`, `features`, `lookahead`, `neuron`, `softmax`, `two_sample`. The
+names used most are here. `cube` and `estimators` need the extra `learn`; `plots` and `page` draw,
+and need matplotlib.
 """
 
 from ntkbook.activations import (
@@ -45,7 +47,7 @@ from ntkbook.evolution import (
     kernel_velocity,
     linear_barrier,
 )
-from ntkbook.feature_shift import feature_shift
+from ntkbook.features import feature_shift
 from ntkbook.kernels import Kernel, empirical_ntk, nngp, ntk, on_devices, pseudo_ntk, stream
 from ntkbook.layers import (
     Activation,
@@ -67,9 +69,9 @@ from ntkbook.layers import (
     two_layer,
 )
 from ntkbook.linearize import linearize, tangent_features
-from ntkbook.look_ahead import look_ahead, most_output_change
+from ntkbook.lookahead import look_ahead, most_output_change
 from ntkbook.scaling import Antisymmetric, InitialScale, Scaled, abc_mlp, centred
-from ntkbook.softmax_step import softmax_step
+from ntkbook.softmax import softmax_step
 from ntkbook.training import train
 from ntkbook.two_sample import mmd2, mmd_test, tangent_mmd2
 

@@ -3,24 +3,20 @@
 Needs scikit-learn, which the extra ``learn`` installs.
 """
 
-import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntkbook import activations
 from ntkbook.activations import ActivationFunction
 from ntkbook.dynamics import kernel_regression
 from ntkbook.dynamics.conditions import require_not_negative
 from ntkbook.dynamics.expansion import evaluate
 from ntkbook.dynamics.regression import inverse
 from ntkbook.kernels import EmpiricalNTK, InfiniteKernel, nngp, ntk
-from ntkbook.layers import Activation, Dense, Frozen, Layer, Scalar, Sequential
+from ntkbook.layers import Layer, normalised_mlp
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -37,53 +33,6 @@ KernelFunction = Callable[[Any, Any], Any]
 # Predictions are made for so many inputs at a time: memory stays bounded, one program serves all
 # prediction sets, and what is predicted for an input does not depend on its company.
 _BLOCK = 256
-
-
-def normalised_mlp(
-    depth: int,
-    fixed: int = 0,
-    bias: float = 0.0,
-    activation: ActivationFunction | str = "relu",
-) -> Sequential:
-    """``depth`` hidden layers that keep the second moment, and a readout; the first ``fixed`` rest.
-
-    The weights behind an activation sigma have the scale 1 / sqrt(E sigma(z)^2), z standard normal:
-    sqrt(2) for ReLU. So the kernel of inputs with |x|^2 = d is of order 1 at any depth.
-
-    Args:
-        depth: L, the number of hidden layers; 0 is a linear model.
-        fixed: L', the number of Dense layers, from the input on, whose parameters are random and
-            not trained; the readout always is.
-        bias: scale of the biases of all layers. In the first layer it is what a constant feature
-            is to a network without.
-        activation: an activation function of the library, or its name.
-
-    Returns:
-        A network for `ntk` and `nngp`, with hidden layers of one neuron; use `mlp` to train.
-
-    Raises:
-        ValueError: for a depth below 0, a number of fixed layers that is not between 0 and the
-            depth, a negative bias, and an unknown name.
-
-    Example:
-        >>> x = jnp.array([[1.0, 1.0]])
-        >>> [f"{ntk(normalised_mlp(3, fixed))(x).item():.2f}" for fixed in (0, 3)]
-        ['4.00', '1.00']
-
-    Source: Arora et al. (2020), section 3; lab "Small data".
-    """
-    for name, value, most in (("depth", depth, math.inf), ("fixed", fixed, depth)):
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not whole or not 0 <= value <= most:
-            bounds = "not negative" if most == math.inf else f"between 0 and depth = {depth}"
-            raise ValueError(f"{name} must be an integer, {bounds}; got {value!r}")
-    sigma = _activation(activation)
-    gain = 1 / math.sqrt(_second_moment(sigma, jax.config.read("jax_enable_x64")))
-    dense = [Dense(1, gain if i else 1.0, bias) for i in range(depth + 1)]
-    hidden: list[Layer] = []
-    for i in range(depth):
-        hidden += [Frozen(dense[i]) if i < fixed else dense[i], Activation(sigma)]
-    return Sequential(*hidden, dense[depth], Scalar())
 
 
 class _KernelMachine(BaseEstimator):
@@ -281,29 +230,6 @@ class NTKClassifier(ClassifierMixin, _KernelMachine):
         scores = self.decision_function(X)
         largest = (scores > 0).astype(int) if scores.ndim == 1 else np.argmax(scores, axis=1)
         return self.classes_[largest]
-
-
-def _activation(activation: ActivationFunction | str) -> ActivationFunction:
-    if isinstance(activation, ActivationFunction):
-        return activation
-    named = {
-        name: value
-        for name, value in vars(activations).items()
-        if isinstance(value, ActivationFunction)
-    }
-    if activation not in named:
-        raise ValueError(
-            f"activation must be an ActivationFunction or one of {sorted(named)}, "
-            f"got {activation!r}"
-        )
-    return named[activation]
-
-
-@cache
-def _second_moment(sigma: ActivationFunction, double: bool) -> float:
-    """E sigma(z)^2 for a standard normal z, in the precision of the moment."""
-    one = jnp.asarray(1.0)
-    return float(sigma.dual(one, one, one)[0])
 
 
 def _size(n: int) -> int:

@@ -42,7 +42,7 @@ NEAR = (X[:2] + 1e-3 * RNG.normal(size=(2, 20))).astype(np.float32)
 
 # In a process of its own, because annotations are checked only in modules imported under the hook,
 # and precision is chosen once.
-PROGRAM = """
+BEGINNING = """
 import json
 import sys
 
@@ -50,16 +50,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import TypeCheckError, install_import_hook
-from matplotlib.figure import Figure
-
-with install_import_hook("ntkbook", "beartype.beartype"):
-    import ntkbook as nb
-    from ntkbook import data, layers, page, plots, rates, scaling
-
-assert not jax.config.jax_enable_x64
-key = jax.random.key(0)
-x, near = (np.array(points, np.float32) for points in json.loads(sys.argv[1]))
-inputs = (x, jnp.asarray(x))
 
 
 def single(tree):
@@ -73,6 +63,18 @@ def refused(call):
     except TypeCheckError:
         return
     raise AssertionError("the checker is asleep")
+"""
+PROGRAM = """
+from matplotlib.figure import Figure
+
+with install_import_hook("ntkbook", "beartype.beartype"):
+    import ntkbook as nb
+    from ntkbook import data, layers, page, plots, rates, scaling
+
+assert not jax.config.jax_enable_x64
+key = jax.random.key(0)
+x, near = (np.array(points, np.float32) for points in json.loads(sys.argv[1]))
+inputs = (x, jnp.asarray(x))
 
 
 refused(lambda: data.sphere(jnp.ones(3), 2, 2))
@@ -212,18 +214,14 @@ with open(sys.argv[2], "w") as file:
 """
 
 TOOLS = """
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import TypeCheckError, install_import_hook
 
 with install_import_hook("ntkbook", "beartype.beartype"):
     import ntkbook as nb
     from ntkbook import barrier, cube, data, evolution, two_sample
     from ntkbook.estimators import NTKClassifier, NTKRegressor
-    from ntkbook.feature_shift import energy
-    from ntkbook.hermite import relu_tail
-    from ntkbook.look_ahead import acquire
+    from ntkbook.features import energy
+    from ntkbook.neuron import relu_tail
+    from ntkbook.lookahead import acquire
     from ntkbook.kernels import pseudo
 
 key = jax.random.key(0)
@@ -233,20 +231,6 @@ net = nb.mlp(5, 1, outputs=3)
 params = net.init(key, (4,))[0]
 scalar = nb.mlp(5, 1)
 start = scalar.init(key, (4,))[0]
-
-
-def single(tree):
-    for leaf in jax.tree.leaves(tree):
-        assert not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype == np.float32, tree
-    return tree
-
-
-def refused(call):
-    try:
-        call()
-    except TypeCheckError:
-        return
-    raise AssertionError("the checker is asleep")
 
 
 for convert in (np.asarray, jnp.asarray):
@@ -294,7 +278,7 @@ refused(lambda: nb.feature_shift(x, x[:3]))
 
 
 def test_shapes_and_types_of_the_tools_hold():
-    command = [sys.executable, "-W", "error", "-c", TOOLS]
+    command = [sys.executable, "-W", "error", "-c", BEGINNING + TOOLS]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
@@ -303,7 +287,7 @@ def test_shapes_and_types_of_the_tools_hold():
 def in_single_precision(tmp_path_factory):
     out = tmp_path_factory.mktemp("single") / "kernels.json"
     points = json.dumps([X.tolist(), NEAR.tolist()])
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, points, str(out)]
+    command = [sys.executable, "-W", "error", "-c", BEGINNING + PROGRAM, points, str(out)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return {name: np.array(k) for name, k in json.loads(out.read_text()).items()}

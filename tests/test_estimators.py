@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from ntkbook import empirical_ntk, erf, kernel_regression, mlp, nngp, ntk, relu
-from ntkbook.estimators import NTKClassifier, NTKRegressor, normalised_mlp
+from ntkbook.estimators import NTKClassifier, NTKRegressor
+from ntkbook.layers import normalised_mlp
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import solve_ivp, trapezoid
 from scipy.special import softmax
 
-from ntkbook.softmax_step import cross_entropy
+from ntkbook.softmax import cross_entropy
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

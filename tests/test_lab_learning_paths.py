@@ -8,7 +8,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import softmax
 
 from ntkbook.rates import fitted_rate
-from ntkbook.softmax_step import cross_entropy
+from ntkbook.softmax import cross_entropy
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -10,7 +10,7 @@ import pytest
 from ntkbook import Sequential, empirical_ntk, mlp, pseudo_ntk, relu, tanh
 from ntkbook.kernels import relative_error
 from ntkbook.rates import fitted_rate
-from ntkbook.softmax_step import cross_entropy
+from ntkbook.softmax import cross_entropy
 from ntkbook.training import train
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

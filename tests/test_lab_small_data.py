@@ -6,8 +6,7 @@ import pytest
 from sklearn.svm import SVC
 
 from ntkbook import empirical_ntk, nngp, ntk, relu
-from ntkbook.estimators import normalised_mlp
-from ntkbook.layers import Activation, Dense, Frozen, Scalar, Sequential
+from ntkbook.layers import Activation, Dense, Frozen, Scalar, Sequential, normalised_mlp
 
 CASES = [(depth, fixed) for depth in (0, 1, 2) for fixed in range(depth + 1)]
 

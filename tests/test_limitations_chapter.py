@@ -16,7 +16,7 @@ from ntkbook import kernel_regression, mlp, ntk
 from ntkbook.barrier import average_error_bound, norm_bound, top_eigenvalue
 from ntkbook.cube import krawtchouk, least_norm, parity_errors, relu_ntk, spectrum
 from ntkbook.data import parity
-from ntkbook.hermite import relu_coefficients
+from ntkbook.neuron import relu_coefficients
 
 ROUNDING = 1e-9
 seeds = st.integers(0, 2**32 - 1)

@@ -25,13 +25,13 @@ from ntkbook import (
     tanh,
 )
 from ntkbook.two_sample import (
-    _permutation_test,
     mmd2,
     mmd_test,
     permutation_test,
     tangent_mmd2,
     tangent_witness,
 )
+from ntkbook.two_sample.discrepancy import _permutation_test
 
 KEY = jax.random.key(12)
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -9,7 +9,7 @@ from ntkbook.layers.attention import LayerNorm, SelfAttention
 from ntkbook.layers.combinators import Frozen, Parallel, Residual, Sequential
 from ntkbook.layers.convolution import Conv
 from ntkbook.layers.dense import Activation, Dense, Readout, Scalar
-from ntkbook.layers.networks import mlp, two_layer
+from ntkbook.layers.networks import mlp, normalised_mlp, two_layer
 from ntkbook.layers.pooling import AvgPool, Flatten, GlobalAvgPool
 from ntkbook.layers.protocol import Layer, Pair, Params, Shape
 
@@ -33,5 +33,6 @@ __all__ = [
     "Sequential",
     "Shape",
     "mlp",
+    "normalised_mlp",
     "two_layer",
 ]

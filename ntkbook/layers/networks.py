@@ -1,11 +1,18 @@
 """The networks of the book."""
 
+import math
+from functools import cache
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkbook import activations
 from ntkbook.activations import ActivationFunction, relu
-from ntkbook.layers.combinators import Sequential
+from ntkbook.layers.combinators import Frozen, Sequential
 from ntkbook.layers.dense import Activation, Dense, Readout, Scalar
-from ntkbook.layers.protocol import require_width
+from ntkbook.layers.protocol import Layer, require_width
 
 
 def two_layer(
@@ -76,3 +83,74 @@ def mlp(
     hidden = [Dense(width, w_std, b_std), Activation(activation)] * depth
     readout = [Dense(outputs, w_std, b_std)] + ([Scalar()] if outputs == 1 else [])
     return Sequential(*hidden, *readout)
+
+
+def normalised_mlp(
+    depth: int,
+    fixed: int = 0,
+    bias: float = 0.0,
+    activation: ActivationFunction | str = "relu",
+) -> Sequential:
+    """``depth`` hidden layers that keep the second moment, and a readout; the first ``fixed`` rest.
+
+    The weights behind an activation sigma have the scale 1 / sqrt(E sigma(z)^2), z standard normal:
+    sqrt(2) for ReLU. So the kernel of inputs with |x|^2 = d is of order 1 at any depth.
+
+    Args:
+        depth: L, the number of hidden layers; 0 is a linear model.
+        fixed: L', the number of Dense layers, from the input on, whose parameters are random and
+            not trained; the readout always is.
+        bias: scale of the biases of all layers. In the first layer it is what a constant feature
+            is to a network without.
+        activation: an activation function of the library, or its name.
+
+    Returns:
+        A network for `ntk` and `nngp`, with hidden layers of one neuron; use `mlp` to train.
+
+    Raises:
+        ValueError: for a depth below 0, a number of fixed layers that is not between 0 and the
+            depth, a negative bias, and an unknown name.
+
+    Example:
+        >>> from ntkbook import ntk
+        >>> x = jnp.array([[1.0, 1.0]])
+        >>> [f"{ntk(normalised_mlp(3, fixed))(x).item():.2f}" for fixed in (0, 3)]
+        ['4.00', '1.00']
+
+    Source: Arora et al. (2020), section 3; lab "Small data".
+    """
+    for name, value, most in (("depth", depth, math.inf), ("fixed", fixed, depth)):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or not 0 <= value <= most:
+            bounds = "not negative" if most == math.inf else f"between 0 and depth = {depth}"
+            raise ValueError(f"{name} must be an integer, {bounds}; got {value!r}")
+    sigma = _activation(activation)
+    gain = 1 / math.sqrt(_second_moment(sigma, jax.config.read("jax_enable_x64")))
+    dense = [Dense(1, gain if i else 1.0, bias) for i in range(depth + 1)]
+    hidden: list[Layer] = []
+    for i in range(depth):
+        hidden += [Frozen(dense[i]) if i < fixed else dense[i], Activation(sigma)]
+    return Sequential(*hidden, dense[depth], Scalar())
+
+
+def _activation(activation: ActivationFunction | str) -> ActivationFunction:
+    if isinstance(activation, ActivationFunction):
+        return activation
+    named = {
+        name: value
+        for name, value in vars(activations).items()
+        if isinstance(value, ActivationFunction)
+    }
+    if activation not in named:
+        raise ValueError(
+            f"activation must be an ActivationFunction or one of {sorted(named)}, "
+            f"got {activation!r}"
+        )
+    return named[activation]
+
+
+@cache
+def _second_moment(sigma: ActivationFunction, double: bool) -> float:
+    """E sigma(z)^2 for a standard normal z, in the precision of the moment."""
+    one = jnp.asarray(1.0)
+    return float(sigma.dual(one, one, one)[0])

@@ -7,7 +7,7 @@ from scipy.integrate import quad
 from scipy.special import factorial
 from scipy.stats import norm
 
-from ntkbook.hermite import relu_coefficients, relu_tail
+from ntkbook.neuron import relu_coefficients, relu_tail
 
 biases = pytest.mark.parametrize("bias", [0.0, 1.0, -0.7, 3.0])
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkbook import kernel_regression
-from ntkbook.look_ahead import Tabulated, acquire, look_ahead, most_output_change
+from ntkbook.lookahead import Tabulated, acquire, look_ahead, most_output_change
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from ntkbook.softmax_step import require_distributions
+from ntkbook.softmax import require_distributions
 
 
 class FeatureShift(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkbook.feature_shift import energy, feature_shift
+from ntkbook.features import energy, feature_shift
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

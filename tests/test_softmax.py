@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from ntkbook import mlp, tanh
 from ntkbook.rates import fitted_rate
-from ntkbook.softmax_step import cross_entropy, softmax_step
+from ntkbook.softmax import cross_entropy, softmax_step
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
