@@ -118,6 +118,7 @@ def test_least_norm_is_what_a_general_optimiser_finds(seed, share):
         method="SLSQP",
         options={"ftol": 1e-12, "maxiter": 500},
     )
+    # As far as the minimiser, which knows no derivatives, gets.
     assert np.isclose(float(least_norm(w, lam, error)), np.sqrt(best.fun), rtol=1e-4)
 
 

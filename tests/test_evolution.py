@@ -89,6 +89,7 @@ def test_neither_overflow_nor_underflow_in_single_precision(scale):
     K = psd(RNG).astype(np.float32)
     S = kernel_distance(np.float32(scale) * K, np.eye(4, dtype=np.float32))
     assert S.dtype == np.float32
+    # Some tens of units of rounding of single precision.
     np.testing.assert_allclose(S, kernel_distance(K, np.eye(4, dtype=np.float32)), rtol=1e-5)
 
 
@@ -239,7 +240,7 @@ def test_named_orders_and_their_neighbours():
         (math.inf, np.trace(K) / np.linalg.norm(K, 2)),
     ):
         np.testing.assert_allclose(effective_rank(K, order=order), expected, rtol=1e-12)
-        near = 1e5 if order == math.inf else order + 1e-6
+        near = 1e5 if order == math.inf else order + 1e-6  # so the limit is off by a part in 1e5
         np.testing.assert_allclose(effective_rank(K, order=near), expected, rtol=1e-4)
     np.testing.assert_allclose(
         effective_rank(np.einsum("ij,ab->ijab", K, np.eye(2))), 2 * effective_rank(K)
@@ -370,6 +371,7 @@ def test_the_barrier_of_a_double_well():
     assert linear_barrier(double_well, p, q) == 1
     fine = linear_barrier(double_well, p, q, points=401)
     top = max((t**2 - 1) ** 2 + 0.3 * t for t in np.roots([4, 0, -4, 0.3]).real if abs(t) < 0.5)
+    # A grid of step 1/200 on [-1, 1] misses a maximum by half the curvature, 2, times the square.
     np.testing.assert_allclose(fine, top, atol=1e-4)
     assert fine > 1
 

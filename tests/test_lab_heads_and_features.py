@@ -174,6 +174,7 @@ def test_features_under_a_frozen_head_end_where_the_formula_says(m, h, rng):
         E, a = np.linalg.norm(r), y @ r / np.linalg.norm(r)
         np.testing.assert_allclose(Z1 @ v, y, atol=1e-6)
         np.testing.assert_allclose(np.linalg.norm(Z1 - Z), E / np.linalg.norm(v), rtol=1e-6)
+        # The flow was followed for 30 of its slowest times, to a tolerance of 1e-9.
         gain = E * (a - E) / (v @ v)
         np.testing.assert_allclose(np.sum(Z1 * Z) - np.sum(Z**2), gain, rtol=1e-5, atol=1e-6)
         gain = E * (2 * a - E) / (v @ v)
@@ -263,5 +264,6 @@ def test_the_norm_peaks_where_the_dot_product_is_back(rng):
     E, a, _, length, product = probed_and_finetuned(Z, y, v0, np.linspace(0, 3, 3000))
     top = length.argmax()
     assert 0 < top < len(E) - 1
+    # The maximum is sought on a grid of step 1e-3.
     np.testing.assert_allclose(E[top], a[0], rtol=2e-3)
     np.testing.assert_allclose(product[top], 1, atol=1e-3)

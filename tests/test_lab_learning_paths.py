@@ -88,6 +88,7 @@ def test_constants_of_the_softmax(rng):
         shifted = q * np.exp(h * v)
         shifted /= shifted.sum()
         moved = (np.diag(shifted) - np.outer(shifted, shifted)) @ v
+        # A one-sided difference: its error is of the order of h.
         np.testing.assert_allclose((moved - A @ v) / h, second, atol=1e-4)
         largest = max(largest, np.linalg.norm(second))
     assert 0.1 < largest <= 1

@@ -401,7 +401,7 @@ def test_lambda_is_the_largest_eigenvalue_of_the_waves():
 
 @pytest.mark.claim("prop-relu-gaussian")
 def test_rate_of_lambda():
-    assert np.isclose(OMEGA, 0.62257, atol=1e-5)
+    assert np.isclose(OMEGA, 0.62257, atol=1e-5)  # the digits that the statement prints
     for d in (4, 5, 10, 40, 200, 1000):
         assert log_lambda(d) < np.log(5.2) + np.log(d) / 2 - OMEGA * d
     slope = (log_lambda(2000) - log_lambda(4000)) / 2000
@@ -418,6 +418,7 @@ def test_a_wave_is_a_sum_of_few_neurons_but_for_the_tails(d):
     s = np.linspace(-T, T, 20_001)
     weight = -d * np.cos(root * s)
     step = s[1] - s[0]
+    # The trapezoidal rule on 20 000 intervals errs by the square of the step.
     assert np.isclose(np.trapezoid(np.abs(weight), dx=step), 4 * k * root, rtol=1e-5)
     assert 4 * k * root <= 5.83 * d
     z = np.linspace(-6, 6, 97)

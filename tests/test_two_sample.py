@@ -277,6 +277,7 @@ def test_witness_is_the_change_along_the_direction(model):
         f(tree.unflatten([w + s * g for w, g in zip(leaves, witness.direction, strict=True)]), z)
         for s in (step, -step)
     )
+    # A central difference.
     np.testing.assert_allclose(witness(z), (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-8)
 
 
